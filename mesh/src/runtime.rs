@@ -1,0 +1,13 @@
+//! Running: supervised tasks, stop and drain, readiness, bounded queues, back-off, the clock.
+
+pub mod backoff;
+pub mod clock;
+pub mod queue;
+pub mod ready;
+pub mod shutdown;
+pub mod tasks;
+
+pub use backoff::Backoff;
+pub use ready::{Pending, Ready};
+pub use shutdown::{Drain, DrainGuard, Stop};
+pub use tasks::{OnExit, TaskError, Tasks};

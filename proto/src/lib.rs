@@ -1,0 +1,36 @@
+//! The wire: protobuf messages and gRPC services between registry, gateway, proxy, peers and operators.
+//!
+//! Everything here is generated from the `.proto` files beside this crate, whose comments are the reference. What the
+//! messages mean to a program (parsed, checked types) is in `mesh::model`; this crate knows nothing else.
+
+/// Registration, watch, certificates, and the catalogue's nouns.
+pub mod registry {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("isthmus.registry.v1");
+    }
+}
+
+/// Between registries of different regions.
+pub mod federation {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("isthmus.federation.v1");
+    }
+}
+
+/// Between the nodes of one region.
+pub mod raft {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("isthmus.raft.v1");
+    }
+}
+
+/// The operator's API.
+pub mod admin {
+    /// Version 1.
+    pub mod v1 {
+        tonic::include_proto!("isthmus.admin.v1");
+    }
+}

@@ -1,0 +1,3 @@
+//! One region's catalogue, replicated, and its federation with the registries of other regions.
+
+pub mod catalog;
