@@ -1,0 +1,20 @@
+# `just verify` only reads; `just fix` writes.
+
+default:
+    @just --list
+
+# What CI runs.
+verify:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --quiet -- -D warnings
+    cargo test --workspace --quiet
+    if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; fi
+
+# Formats, and mends what clippy can mend.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+# The three-region demonstration.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
