@@ -1,3 +1,6 @@
 //! One region's catalogue, replicated, and its federation with the registries of other regions.
 
 pub mod catalog;
+pub mod config;
+
+pub use config::Config;
