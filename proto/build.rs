@@ -10,6 +10,31 @@ const FILES: [&str; 5] = [
     "isthmus/admin/v1/admin.proto",
 ];
 
+/// What operators read is serializable with its field names as they stand in the files: the JSON of `isthmus --output
+/// json` and of the registry's HTTP mirror is the same.
+fn json(config: &mut tonic_prost_build::Config) {
+    const NOUNS: [&str; 8] = [
+        "Service",
+        "Port",
+        "Endpoint",
+        "Gateway",
+        "Tenant",
+        "Quota",
+        "TenantShare",
+        "Override",
+    ];
+    let derive = "#[derive(serde::Serialize)]";
+    config.type_attribute(".isthmus.admin.v1", derive);
+    config.field_attribute(".isthmus.admin.v1.SnapshotChunk.data", "#[serde(skip)]");
+    for noun in NOUNS {
+        config.type_attribute(format!(".isthmus.registry.v1.{noun}"), derive);
+    }
+    for noun in ["Endpoint", "Gateway"] {
+        let state = "#[serde(serialize_with = \"crate::endpoint_state\")]";
+        config.field_attribute(format!(".isthmus.registry.v1.{noun}.state"), state);
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={}", Path::new(file).display());
@@ -19,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Payloads stay slices of the buffer that they arrived in.
     config.bytes(["."]);
     config.btree_map(["."]);
+    json(&mut config);
     tonic_prost_build::configure().compile_fds_with_config(files, config)?;
     Ok(())
 }

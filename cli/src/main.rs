@@ -1,3 +1,6 @@
-//! The one binary, `isthmus`: runs any daemon, the demo and the operator's commands.
+//! The one binary, `isthmus`. Everything is in the library beside it.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {}

@@ -3,6 +3,13 @@
 //! Everything here is generated from the `.proto` files beside this crate, whose comments are the reference. What the
 //! messages mean to a program (parsed, checked types) is in `mesh::model`; this crate knows nothing else.
 
+/// An endpoint's state in JSON: its lower-case name, "unspecified" where it is none that this version knows.
+fn endpoint_state<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    let state = registry::v1::EndpointState::try_from(*state).unwrap_or_default();
+    let name = state.as_str_name().trim_start_matches("ENDPOINT_STATE_");
+    serializer.serialize_str(&name.to_ascii_lowercase())
+}
+
 /// Registration, watch, certificates, and the catalogue's nouns.
 pub mod registry {
     /// Version 1.
