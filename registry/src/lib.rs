@@ -2,5 +2,6 @@
 
 pub mod catalog;
 pub mod config;
+pub mod raft;
 
 pub use config::Config;
