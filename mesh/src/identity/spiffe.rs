@@ -57,10 +57,20 @@ impl TrustDomain {
     /// The ID of a workload: `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`.
     #[must_use]
     pub fn workload(&self, namespace: &Namespace, account: &ServiceAccount) -> SpiffeId {
-        let text = format!("{SCHEME}{self}/ns/{namespace}/sa/{account}");
+        self.with_path(&format!("/ns/{namespace}/sa/{account}"))
+    }
+
+    /// The trust domain's own ID, which only its signing certificates carry.
+    #[must_use]
+    pub fn id(&self) -> SpiffeId {
+        self.with_path("")
+    }
+
+    /// `path` is empty or a legal path with its leading slash.
+    pub(super) fn with_path(&self, path: &str) -> SpiffeId {
         SpiffeId {
             domain_bytes: self.0.len(),
-            text: text.into(),
+            text: format!("{SCHEME}{self}{path}").into(),
         }
     }
 }

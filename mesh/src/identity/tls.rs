@@ -1,0 +1,351 @@
+//! TLS configurations from an identity: TLS 1.3 (1.2 for Istio's peers), post-quantum key exchange first, certificates
+//! read at each handshake, peers verified by SPIFFE's rules. No configuration outlives a change of bundles.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    hash::Hash,
+    sync::{Arc, OnceLock},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::{
+        ResolvesClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{
+        ClientHello, ResolvesServerCert,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::{
+    Alpn, Fault, Side, SpiffeId, Svid, TrustDomain,
+    system::{self, Role},
+    verify::Trust,
+};
+
+/// How many configurations one generation keeps; beyond, it begins to collect them anew.
+const CONFIGS_MAX: usize = 4_096;
+
+/// The one cryptography of the process, named wherever TLS is set up.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())))
+}
+
+/// Whether whoever connects must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClientAuth {
+    /// Yes.
+    Required,
+    /// No, but one that is shown must be good: newcomers have a token instead.
+    Optional,
+}
+
+/// Who must answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expect {
+    /// One of these.
+    Ids(Arc<BTreeSet<SpiffeId>>),
+    /// Anybody of this trust domain.
+    TrustDomain(TrustDomain),
+    /// This part of the infrastructure of this trust domain.
+    System(Role, TrustDomain),
+}
+
+impl Expect {
+    /// Exactly one.
+    #[must_use]
+    pub fn id(id: SpiffeId) -> Self {
+        Self::Ids(Arc::new(BTreeSet::from([id])))
+    }
+
+    /// Compares, the trust domain always included.
+    ///
+    /// # Errors
+    /// Who it is, and who was expected.
+    pub fn check(&self, id: &SpiffeId) -> Result<(), Fault> {
+        let met = match self {
+            Self::Ids(ids) => ids.contains(id),
+            Self::TrustDomain(domain) => id.trust_domain() == *domain,
+            Self::System(role, domain) => system::role(id) == Some(*role) && id.trust_domain() == *domain,
+        };
+        if met {
+            return Ok(());
+        }
+        Err(Fault::Unexpected {
+            got: id.clone(),
+            expected: self.to_string(),
+        })
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ids(ids) => {
+                let (first, more) = (ids.first(), ids.len().saturating_sub(1));
+                match first {
+                    None => f.write_str("anybody (the list of accepted identities is empty)"),
+                    Some(id) if more == 0 => id.fmt(f),
+                    Some(id) => write!(f, "{id} or {more} more"),
+                }
+            }
+            Self::TrustDomain(domain) => write!(f, "a member of trust domain {domain}"),
+            Self::System(role, domain) => write!(f, "{}", role.id(domain)),
+        }
+    }
+}
+
+/// The own SVID, read at each handshake.
+#[derive(Debug)]
+pub(super) struct Own(ArcSwap<Svid>);
+
+impl Own {
+    pub(super) fn new(svid: Svid) -> Self {
+        Self(ArcSwap::from_pointee(svid))
+    }
+
+    pub(super) fn svid(&self) -> Svid {
+        Svid::clone(&self.0.load())
+    }
+
+    pub(super) fn replace(&self, svid: Svid) {
+        self.0.store(Arc::new(svid));
+    }
+}
+
+impl ResolvesServerCert for Own {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.0.load().certified()))
+    }
+}
+
+impl ResolvesClientCert for Own {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(self.0.load().certified()))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// The configurations of one generation. Readers take no lock; two that make the same one at once keep either.
+#[derive(Debug, Default)]
+pub(super) struct Configs {
+    servers: ArcSwap<HashMap<(ClientAuth, Alpn), Arc<rustls::ServerConfig>>>,
+    clients: ArcSwap<HashMap<(Expect, Alpn), Arc<rustls::ClientConfig>>>,
+}
+
+impl Configs {
+    pub(super) fn server(
+        &self,
+        key: (ClientAuth, Alpn),
+        make: impl FnOnce() -> rustls::ServerConfig,
+    ) -> Arc<rustls::ServerConfig> {
+        cached(&self.servers, key, make)
+    }
+
+    pub(super) fn client(
+        &self,
+        key: (Expect, Alpn),
+        make: impl FnOnce() -> rustls::ClientConfig,
+    ) -> Arc<rustls::ClientConfig> {
+        cached(&self.clients, key, make)
+    }
+}
+
+fn cached<K: Clone + Eq + Hash, V>(map: &ArcSwap<HashMap<K, Arc<V>>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+    if let Some(known) = map.load().get(&key) {
+        return Arc::clone(known);
+    }
+    let made = Arc::new(make());
+    map.rcu(|old| {
+        let mut new = if old.len() < CONFIGS_MAX {
+            HashMap::clone(old)
+        } else {
+            HashMap::new()
+        };
+        new.entry(key.clone()).or_insert_with(|| Arc::clone(&made));
+        new
+    });
+    map.load().get(&key).map_or(made, Arc::clone)
+}
+
+pub(super) fn server_config(
+    own: &Arc<Own>,
+    trust: &Arc<Trust>,
+    client_auth: ClientAuth,
+    alpn: Alpn,
+) -> rustls::ServerConfig {
+    let verifier = Verifier {
+        trust: Arc::clone(trust),
+        expect: None,
+        client_auth,
+    };
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3")
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::clone(own) as Arc<dyn ResolvesServerCert>);
+    config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
+    config
+}
+
+pub(super) fn client_config(
+    own: Option<&Arc<Own>>,
+    trust: &Arc<Trust>,
+    expect: &Expect,
+    alpn: Alpn,
+) -> rustls::ClientConfig {
+    let verifier = Verifier {
+        trust: Arc::clone(trust),
+        expect: Some(expect.clone()),
+        client_auth: ClientAuth::Required,
+    };
+    let builder = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match own {
+        Some(own) => builder.with_client_cert_resolver(Arc::clone(own) as Arc<dyn ResolvesClientCert>),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
+    config
+}
+
+/// SPIFFE's rules in the form that TLS asks for.
+#[derive(Debug)]
+struct Verifier {
+    trust: Arc<Trust>,
+    /// None = anybody whose certificate is good: the caller decides.
+    expect: Option<Expect>,
+    client_auth: ClientAuth,
+}
+
+impl Verifier {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        side: Side,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let id = self.trust.verify(leaf, intermediates, side, now)?;
+        if let Some(expect) = &self.expect {
+            expect.check(&id)?;
+        }
+        Ok(())
+    }
+
+    fn tls12(
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn tls13(
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn schemes() -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    /// The name is not looked at: an SVID says who it is, not where it runs.
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(leaf, intermediates, Side::Server, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Self::schemes()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.client_auth == ClientAuth::Required
+    }
+
+    /// None: hints would tell strangers with whom this region federates.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(leaf, intermediates, Side::Client, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::tls12(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Self::tls13(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Self::schemes()
+    }
+}
