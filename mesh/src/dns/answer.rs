@@ -2,7 +2,7 @@
 //! Pure.
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode},
+    op::{Edns, Message, Metadata, OpCode, ResponseCode},
     rr::{DNSClass, Name, RecordType},
 };
 
@@ -107,10 +107,7 @@ fn is_response(message: &[u8]) -> bool {
 
 fn response_to(request: &Message) -> Message {
     let mut response = Message::response(request.metadata.id, request.metadata.op_code);
-    response.metadata = Metadata {
-        message_type: MessageType::Response,
-        ..Metadata::response_from_request(&request.metadata)
-    };
+    response.metadata = Metadata::response_from_request(&request.metadata);
     response.add_queries(request.queries.iter().cloned());
     if let Some(asked) = &request.edns {
         let mut edns = Edns::new();
