@@ -1,5 +1,6 @@
 //! What operators see: settings, logs, metrics.
 
+pub mod admin;
 mod config;
 mod log;
 mod metrics;
