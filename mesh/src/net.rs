@@ -2,5 +2,6 @@
 
 pub mod copy;
 pub mod dial;
+pub mod grpc;
 pub mod hello;
 pub mod listen;
