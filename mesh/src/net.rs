@@ -5,3 +5,4 @@ pub mod dial;
 pub mod grpc;
 pub mod hello;
 pub mod listen;
+pub mod probe;
