@@ -2,6 +2,7 @@
 
 mod bundle;
 pub mod csr;
+mod renew;
 pub mod sni;
 mod source;
 mod spiffe;
@@ -13,6 +14,7 @@ mod verify;
 
 pub use bundle::{Bundle, BundleError};
 pub use csr::KeyRequest;
+pub use renew::{Obtain, ObtainError, obtain};
 pub use sni::{ALPN_H2, ALPN_HTTP_CLIENT, ALPN_NONE, ALPN_TCP_CLIENT, Alpn, Sni, SniError, has_istio_token};
 pub use source::{Bootstrap, Identity, IdentityError};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
