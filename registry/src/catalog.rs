@@ -1,8 +1,21 @@
 //! The catalogue: commands in, state out. Pure: no tokio, clock, random numbers or sockets; applying is deterministic.
+//!
+//! A state is immutable to its readers and cheap to clone: the maps are persistent, so that the state before a change and
+//! the one after it share what did not change.
 
+mod apply;
+mod change;
 mod command;
+mod entry;
+mod record;
+mod state;
+mod visible;
 
+pub use change::{Applied, Change};
 pub use command::{
     AuthorityRecord, Batch, Command, Drill, GatewayLease, Grant, ImportSet, Lessee, PeerRecord, Refusal, Reply,
     TokenDigest, TokenRecord, WorkloadLease, WorkloadService,
 };
+pub use entry::{Definition, GatewayHold, Peer, WorkloadHold};
+pub use record::RecordError;
+pub use state::State;

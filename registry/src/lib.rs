@@ -2,6 +2,8 @@
 
 pub mod catalog;
 pub mod config;
+pub mod federation;
 pub mod raft;
+pub mod watch;
 
 pub use config::Config;

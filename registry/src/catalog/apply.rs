@@ -1,0 +1,144 @@
+//! Applying commands: each one changes everything that it means or nothing, and leaves a note of what it touched. Pure.
+
+mod drill;
+mod export;
+mod import;
+mod lapse;
+mod lease;
+mod peer;
+mod region;
+mod store;
+mod sweep;
+mod tenant;
+mod token;
+
+use std::collections::BTreeSet;
+
+use mesh::model::{Key, RegionId, Revision, Timestamp};
+
+use super::{Applied, Batch, Change, Command, Refusal, Reply, State, record::RecordKey};
+
+/// What a command comes to.
+type Outcome = Result<Reply, Refusal>;
+
+/// A batch being applied.
+struct Transaction<'a> {
+    state: &'a mut State,
+    at: Timestamp,
+    /// Keys whose resource may have changed; those that did not are left out at the end.
+    touched: BTreeSet<Key>,
+    dirty: BTreeSet<RecordKey>,
+}
+
+impl State {
+    /// Applies a batch. The same state and batch give the same outcome on every node.
+    pub fn apply(&mut self, revision: Revision, batch: &Batch) -> Applied {
+        // The revision is the hub's to remember; that it grows is the log's promise.
+        let _ = revision;
+        let before = self.clone();
+        let mut transaction = Transaction {
+            state: self,
+            at: batch.at,
+            touched: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+        };
+        transaction.note_lapses(&batch.commands);
+        let mut replies = Vec::with_capacity(batch.commands.len());
+        for command in &batch.commands {
+            replies.push(transaction.run(command));
+        }
+        let Transaction { touched, dirty, .. } = transaction;
+        let changes = touched
+            .into_iter()
+            .filter(|key| differs(&before, self, key))
+            .map(|key| Change {
+                audience_before: before.audience(&key),
+                key,
+            });
+        Applied {
+            replies,
+            changes: changes.collect(),
+            dirty: dirty.iter().map(RecordKey::encode).collect(),
+        }
+    }
+}
+
+fn differs(before: &State, after: &State, key: &Key) -> bool {
+    before.resource(key) != after.resource(key) || before.exported(key) != after.exported(key)
+}
+
+impl Transaction<'_> {
+    fn run(&mut self, command: &Command) -> Reply {
+        let kept = self.state.clone();
+        self.dispatch(command).unwrap_or_else(|refusal| {
+            // What was touched and put back compares equal in the end.
+            *self.state = kept;
+            Reply::Refused(refusal)
+        })
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Outcome {
+        match command {
+            Command::Noop => Ok(Reply::Done),
+            Command::Init {
+                region,
+                trust_domain,
+                incarnation,
+                bundle,
+                authority,
+            } => self.init(region, trust_domain, *incarnation, bundle, authority),
+            Command::AttachWorkload(lease) => self.attach_workload(lease),
+            Command::AttachGateway(lease) => self.attach_gateway(lease),
+            Command::SetWorkloadState { workload, epoch, state } => self.set_workload_state(workload, *epoch, *state),
+            Command::SetGatewayState { gateway, epoch, state } => self.set_gateway_state(gateway, *epoch, *state),
+            Command::Lapse { lessee, epoch } => self.lapse(lessee, *epoch),
+            Command::Detach { lessee, epoch } => self.detach(lessee, *epoch),
+            Command::ReleaseUnverified => self.release_unverified(),
+            Command::PutExport(export) => self.put_export(export),
+            Command::RemoveExport(service) => self.remove_export(service),
+            Command::PutImportPolicy { peer, policy } => self.put_import_policy(peer, policy),
+            Command::PutTenant(tenant) => self.put_home_tenant(tenant),
+            Command::RemoveTenant(id) => self.remove_home_tenant(id),
+            Command::PutToken(token) => self.put_token(token),
+            Command::RedeemToken { digest, region } => self.redeem_token(digest, region.as_ref()),
+            Command::PutPeer(record) => self.put_peer(record),
+            Command::RemovePeer(region) => self.remove_peer(region),
+            Command::Import { peer, set } => self.import(peer, set),
+            Command::PutPeerStatus {
+                peer,
+                connected,
+                round_trip,
+                heard_at,
+            } => self.put_peer_status(peer, *connected, *round_trip, *heard_at),
+            Command::PutBundle(bundle) => self.put_own_bundle(bundle),
+            Command::PutAuthority(authority) => self.put_authority(authority),
+            Command::StartDrill(drill) => self.start_drill(drill),
+            Command::RenewDrill(id) => self.renew_drill(id),
+            Command::EndDrill(id) => self.end_drill(id),
+            Command::Sweep => self.sweep(),
+            Command::AllocateNode => self.allocate_node(),
+        }
+    }
+
+    /// The region, which `Init` names before anything else can be done.
+    fn own_region(&self) -> Result<RegionId, Refusal> {
+        self.state
+            .region()
+            .cloned()
+            .ok_or_else(|| Refusal::Conflict("region is not initialised; run `isthmus registry init` first".into()))
+    }
+}
+
+fn not_found(what: &str, id: impl ToString) -> Refusal {
+    Refusal::NotFound {
+        what: what.to_owned(),
+        id: id.to_string(),
+    }
+}
+
+fn not_owner(what: String, owner: &RegionId) -> Refusal {
+    Refusal::NotOwner {
+        what,
+        owner: owner.clone(),
+    }
+}

@@ -1,0 +1,283 @@
+//! The catalogue as records for the disk and for snapshots: a kind byte and an id as key, a version byte and postcard as
+//! value. Reading back refuses what it does not understand, instead of starting with half a catalogue. Pure.
+
+use std::{fmt::Display, sync::Arc};
+
+use imbl::OrdMap;
+use mesh::{
+    identity::TrustDomain,
+    model::{EndpointId, GatewayId, Namespace, OverrideId, RegionId, ServiceName, TenantId, WorkloadId, virtual_ips},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use super::{State, TokenDigest};
+
+/// Layout of the values. Fields are only ever added in a new version.
+const VERSION: u8 = 1;
+/// Between the parts of an id; below every character of a label, so that keys sort as the maps do.
+const SEPARATOR: u8 = 0;
+
+/// A record that cannot be read: the disk is damaged, or a newer version wrote it.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// Its key is of no known kind.
+    #[error("record key {0:?} has an unknown kind or id; was it written by a newer version?")]
+    Key(Vec<u8>),
+    /// Its value has another version.
+    #[error("record {key:?} has layout {found}, this version reads {VERSION}; run the version that wrote it")]
+    Version {
+        /// Which record.
+        key: Vec<u8>,
+        /// The layout it has.
+        found: u8,
+    },
+    /// Its value does not decode.
+    #[error("record {key:?} is damaged; restore this node from a peer or a snapshot")]
+    Value {
+        /// Which record.
+        key: Vec<u8>,
+        /// What the decoder says.
+        #[source]
+        source: postcard::Error,
+    },
+}
+
+/// Names a record. The order of the variants is the order on disk: new kinds go to the end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RecordKey {
+    Meta,
+    Definition(ServiceName, RegionId),
+    Endpoint(ServiceName, EndpointId),
+    Workload(WorkloadId),
+    Gateway(GatewayId),
+    GatewayLease(GatewayId),
+    Export(ServiceName),
+    Peer(RegionId),
+    Tenant(TenantId),
+    Token(TokenDigest),
+    Bundle(TrustDomain),
+    Authority,
+    Drill(OverrideId),
+    Override(OverrideId),
+    Region(RegionId),
+    Probe(ServiceName),
+}
+
+fn join(kind: u8, parts: &[&dyn Display]) -> Vec<u8> {
+    let mut key = vec![kind];
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            key.push(SEPARATOR);
+        }
+        key.extend_from_slice(part.to_string().as_bytes());
+    }
+    key
+}
+
+fn service(kind: u8, name: &ServiceName) -> Vec<u8> {
+    join(kind, &[name.namespace(), &name.name()])
+}
+
+fn service_and(kind: u8, name: &ServiceName, id: &dyn Display) -> Vec<u8> {
+    join(kind, &[name.namespace(), &name.name(), id])
+}
+
+impl RecordKey {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Meta => vec![0],
+            Self::Definition(name, region) => service_and(1, name, region),
+            Self::Endpoint(name, id) => service_and(2, name, id),
+            Self::Workload(id) => join(3, &[id]),
+            Self::Gateway(id) => join(4, &[id]),
+            Self::GatewayLease(id) => join(5, &[id]),
+            Self::Export(name) => service(6, name),
+            Self::Peer(region) => join(7, &[region]),
+            Self::Tenant(id) => join(8, &[id]),
+            Self::Token(digest) => [&[9], digest.as_slice()].concat(),
+            Self::Bundle(domain) => join(10, &[domain]),
+            Self::Authority => vec![11],
+            Self::Drill(id) => join(12, &[id]),
+            Self::Override(id) => join(13, &[id]),
+            Self::Region(region) => join(14, &[region]),
+            Self::Probe(name) => service(15, name),
+        }
+    }
+
+    pub(super) fn decode(key: &[u8]) -> Option<Self> {
+        let (kind, id) = key.split_first()?;
+        if *kind == 9 {
+            return Some(Self::Token(id.try_into().ok()?));
+        }
+        let mut parts = id.split(|byte| *byte == SEPARATOR).map(std::str::from_utf8);
+        let mut part = || parts.next()?.ok();
+        let name = |namespace: Option<&str>, name: Option<&str>| {
+            ServiceName::new(name?, Namespace::parse(namespace?).ok()?).ok()
+        };
+        let decoded = match kind {
+            0 => Self::Meta,
+            1 => Self::Definition(name(part(), part())?, part()?.parse().ok()?),
+            2 => Self::Endpoint(name(part(), part())?, part()?.parse().ok()?),
+            3 => Self::Workload(part()?.parse().ok()?),
+            4 => Self::Gateway(part()?.parse().ok()?),
+            5 => Self::GatewayLease(part()?.parse().ok()?),
+            6 => Self::Export(name(part(), part())?),
+            7 => Self::Peer(part()?.parse().ok()?),
+            8 => Self::Tenant(part()?.parse().ok()?),
+            10 => Self::Bundle(part()?.parse().ok()?),
+            11 => Self::Authority,
+            12 => Self::Drill(part()?.parse().ok()?),
+            13 => Self::Override(part()?.parse().ok()?),
+            14 => Self::Region(part()?.parse().ok()?),
+            15 => Self::Probe(name(part(), part())?),
+            _ => return None,
+        };
+        // What does not encode to the same bytes is no key of ours.
+        (decoded.encode() == key).then_some(decoded)
+    }
+}
+
+fn value<T: Serialize>(record: &T) -> Option<Vec<u8>> {
+    // Writing to a vector cannot fail, and all our types have a length: the only faults that postcard knows.
+    postcard::to_extend(record, vec![VERSION]).ok()
+}
+
+fn read<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, RecordError> {
+    let key = || key.to_vec();
+    match bytes.split_first() {
+        Some((&VERSION, body)) => {
+            postcard::from_bytes(body).map_err(|source| RecordError::Value { key: key(), source })
+        }
+        found => Err(RecordError::Version {
+            key: key(),
+            found: found.map_or(0, |(version, _)| *version),
+        }),
+    }
+}
+
+fn keep<K: Ord + Clone, T: DeserializeOwned>(
+    map: &mut OrdMap<K, Arc<T>>,
+    id: K,
+    key: &[u8],
+    bytes: &[u8],
+) -> Result<(), RecordError> {
+    map.insert(id, Arc::new(read(key, bytes)?));
+    Ok(())
+}
+
+impl State {
+    /// The value of a record; none when it is gone (or never was).
+    #[must_use]
+    pub fn record(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.value(&RecordKey::decode(key)?)
+    }
+
+    fn value(&self, key: &RecordKey) -> Option<Vec<u8>> {
+        match key {
+            RecordKey::Meta => value(&self.meta),
+            RecordKey::Definition(name, region) => value(self.definitions.get(name)?.get(region)?),
+            RecordKey::Endpoint(name, id) => value(self.endpoint(name, id)?),
+            RecordKey::Workload(id) => value(self.workloads.get(id)?),
+            RecordKey::Gateway(id) => value(self.gateways.get(id)?),
+            RecordKey::GatewayLease(id) => value(self.gateway_leases.get(id)?),
+            RecordKey::Export(name) => value(self.exports.get(name)?),
+            RecordKey::Peer(region) => value(self.peers.get(region)?),
+            RecordKey::Tenant(id) => value(self.tenants.get(id)?),
+            RecordKey::Token(digest) => value(self.tokens.get(digest)?),
+            RecordKey::Bundle(domain) => value(self.bundles.get(domain)?),
+            RecordKey::Authority => value(self.authority.as_ref()?),
+            RecordKey::Drill(id) => value(self.drills.get(id)?),
+            RecordKey::Override(id) => value(self.overrides.get(id)?),
+            RecordKey::Region(region) => value(self.regions.get(region)?),
+            RecordKey::Probe(name) => value(self.probes.get(name)?),
+        }
+    }
+
+    /// All records, in order of their keys.
+    pub fn records(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
+        self.record_keys()
+            .filter_map(|key| Some((key.encode(), self.value(&key)?)))
+    }
+
+    fn record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        let definitions = self.definitions.iter();
+        let definitions =
+            definitions.flat_map(|(name, set)| set.keys().map(|id| RecordKey::Definition(name.clone(), id.clone())));
+        let endpoints = self.endpoints.iter();
+        let endpoints =
+            endpoints.flat_map(|(name, set)| set.keys().map(|id| RecordKey::Endpoint(name.clone(), id.clone())));
+        std::iter::once(RecordKey::Meta)
+            .chain(definitions)
+            .chain(endpoints)
+            .chain(self.workloads.keys().cloned().map(RecordKey::Workload))
+            .chain(self.gateways.keys().cloned().map(RecordKey::Gateway))
+            .chain(self.gateway_leases.keys().cloned().map(RecordKey::GatewayLease))
+            .chain(self.exports.keys().cloned().map(RecordKey::Export))
+            .chain(self.peers.keys().cloned().map(RecordKey::Peer))
+            .chain(self.tenants.keys().cloned().map(RecordKey::Tenant))
+            .chain(self.tokens.keys().copied().map(RecordKey::Token))
+            .chain(self.bundles.keys().cloned().map(RecordKey::Bundle))
+            .chain(self.authority.iter().map(|_| RecordKey::Authority))
+            .chain(self.drills.keys().cloned().map(RecordKey::Drill))
+            .chain(self.overrides.keys().cloned().map(RecordKey::Override))
+            .chain(self.regions.keys().cloned().map(RecordKey::Region))
+            .chain(self.probes.keys().cloned().map(RecordKey::Probe))
+    }
+
+    /// Puts a state together again, from records in any order.
+    ///
+    /// # Errors
+    /// Names the record that is damaged or that a newer version wrote.
+    pub fn from_records<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        records: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, RecordError> {
+        let mut state = Self::default();
+        for (key, bytes) in records {
+            state.read_record(key.as_ref(), bytes.as_ref())?;
+        }
+        state.derive();
+        Ok(state)
+    }
+
+    fn read_record(&mut self, key: &[u8], bytes: &[u8]) -> Result<(), RecordError> {
+        match RecordKey::decode(key).ok_or_else(|| RecordError::Key(key.to_vec()))? {
+            RecordKey::Meta => self.meta = read(key, bytes)?,
+            RecordKey::Definition(name, region) => {
+                keep(self.definitions.entry(name).or_default(), region, key, bytes)?;
+            }
+            RecordKey::Endpoint(name, id) => keep(self.endpoints.entry(name).or_default(), id, key, bytes)?,
+            RecordKey::Workload(id) => keep(&mut self.workloads, id, key, bytes)?,
+            RecordKey::Gateway(id) => keep(&mut self.gateways, id, key, bytes)?,
+            RecordKey::GatewayLease(id) => keep(&mut self.gateway_leases, id, key, bytes)?,
+            RecordKey::Export(name) => keep(&mut self.exports, name, key, bytes)?,
+            RecordKey::Peer(region) => keep(&mut self.peers, region, key, bytes)?,
+            RecordKey::Tenant(id) => keep(&mut self.tenants, id, key, bytes)?,
+            RecordKey::Token(digest) => keep(&mut self.tokens, digest, key, bytes)?,
+            RecordKey::Bundle(domain) => keep(&mut self.bundles, domain, key, bytes)?,
+            RecordKey::Authority => self.authority = Some(Arc::new(read(key, bytes)?)),
+            RecordKey::Drill(id) => keep(&mut self.drills, id, key, bytes)?,
+            RecordKey::Override(id) => keep(&mut self.overrides, id, key, bytes)?,
+            RecordKey::Region(region) => keep(&mut self.regions, region, key, bytes)?,
+            RecordKey::Probe(name) => {
+                self.probes.insert(name, read(key, bytes)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the maps that are not recorded.
+    fn derive(&mut self) {
+        for (name, probe) in &self.probes {
+            self.virtual_v4.insert(virtual_ips(name, *probe)[0], name.clone());
+        }
+        for hold in self.workloads.values() {
+            *self.proxies.entry(hold.lease.namespace.clone()).or_default() += 1;
+        }
+        for tenant in self.tenants.values() {
+            for namespace in &tenant.namespaces {
+                self.owners.insert(namespace.clone(), tenant.id.clone());
+            }
+        }
+    }
+}

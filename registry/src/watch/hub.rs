@@ -1,0 +1,160 @@
+//! The hub: holds the newest moment of the catalogue for all who watch. One writer, the state machine.
+
+use std::sync::{Arc, Mutex};
+
+use mesh::{
+    model::{Held, Revision, View},
+    ops::Metrics,
+    runtime::{OnExit, Tasks},
+    subscribe::{Publisher, Views},
+};
+use metrics::Gauge;
+use tokio::sync::watch;
+
+use super::{History, Publish, Published, Scope, status::Subscribers};
+use crate::catalog::State;
+
+/// Changes that are kept for those who come back: minutes of a busy region, some megabytes.
+const HISTORY_CHANGES_MAX: usize = 8_192;
+
+/// The catalogue at one revision, with the way that led there.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The catalogue.
+    pub state: Arc<State>,
+    /// Its revision.
+    pub revision: Revision,
+    /// The newest changes.
+    pub history: History,
+}
+
+impl Moment {
+    /// The position of whoever has seen this moment.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        Held {
+            incarnation: self.state.incarnation(),
+            revision: self.revision,
+        }
+    }
+}
+
+/// Publishes moments; subscribers wait on it.
+#[derive(Debug)]
+pub struct Hub {
+    moments: watch::Sender<Arc<Moment>>,
+    subscribers: Arc<Subscribers>,
+    revision: Gauge,
+    /// The own view's reading end, once it was asked for.
+    views: Mutex<Option<Views>>,
+}
+
+impl Hub {
+    /// A hub with nothing to show until the first publication.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Arc<Self> {
+        let nothing = Moment {
+            state: Arc::default(),
+            revision: Revision(0),
+            history: History::new(Revision(0), HISTORY_CHANGES_MAX),
+        };
+        Arc::new(Self {
+            moments: watch::Sender::new(Arc::new(nothing)),
+            subscribers: Subscribers::new(metrics),
+            revision: metrics.gauge(
+                "isthmus_registry_revision",
+                "revision of the catalogue on this node",
+                &[],
+            ),
+            views: Mutex::new(None),
+        })
+    }
+
+    /// The newest moment.
+    #[must_use]
+    pub fn moment(&self) -> Arc<Moment> {
+        Arc::clone(&self.moments.borrow())
+    }
+
+    /// The newest catalogue.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.moments.borrow().state)
+    }
+
+    /// Hears of each new moment, or of the newest of several.
+    #[must_use]
+    pub fn moments(&self) -> watch::Receiver<Arc<Moment>> {
+        self.moments.subscribe()
+    }
+
+    /// Who watches.
+    #[must_use]
+    pub fn subscribers(&self) -> &Arc<Subscribers> {
+        &self.subscribers
+    }
+
+    /// The region's own full view, for DNS and for answers to operators; kept current by a task of `tasks`.
+    #[must_use]
+    pub fn local_views(&self, tasks: &Tasks) -> Views {
+        // Guards the first call only.
+        let mut views = self.views.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(views) = views.as_ref() {
+            return views.clone();
+        }
+        let mut moments = self.moments();
+        let (publisher, reader) = Publisher::new(View::default());
+        refresh(&publisher, &moments.borrow_and_update());
+        let stop = tasks.stop().clone();
+        tasks.spawn("local-view", OnExit::StopProcess, async move {
+            loop {
+                tokio::select! {
+                    () = stop.ordered() => return,
+                    changed = moments.changed() => {
+                        if changed.is_err() {
+                            // The hub is gone: the process ends.
+                            stop.ordered().await;
+                            return;
+                        }
+                        let moment = Arc::clone(&moments.borrow_and_update());
+                        refresh(&publisher, &moment);
+                    }
+                }
+            }
+        });
+        *views = Some(reader.clone());
+        reader
+    }
+}
+
+/// Takes the view from what it holds to the moment.
+fn refresh(publisher: &Publisher, moment: &Moment) {
+    let view = publisher.current();
+    let delta = Scope::Everything.delta(moment, view.held());
+    // Before the first publication there is no region, and nothing to show.
+    if let Some(update) = delta.or_else(|| Scope::Everything.snapshot(moment)) {
+        publisher.publish(view.updated(update));
+    }
+}
+
+impl Publish for Hub {
+    fn publish(&self, published: Published) {
+        let revision = published.revision;
+        self.moments.send_modify(|moment| {
+            let mut history = moment.history.clone();
+            // A new life's revisions cannot be compared with the old one's.
+            if published.reset || moment.state.incarnation() != published.state.incarnation() {
+                history = History::new(revision, HISTORY_CHANGES_MAX);
+            } else {
+                history.push(revision, published.at, published.changes);
+            }
+            *moment = Arc::new(Moment {
+                state: published.state,
+                revision,
+                history,
+            });
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a gauge; exact up to 2^53 entries")]
+        self.revision.set(revision.0 as f64);
+    }
+}
