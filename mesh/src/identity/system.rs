@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{SpiffeId, TrustDomain};
 
-/// The namespace of the infrastructure. No token for a workload may name it.
+/// The namespace of the infrastructure. Only tokens that an operator made for a gateway or an operator may name it.
 pub const NAMESPACE: &str = "isthmus-system";
 
 /// What a piece of infrastructure does; its service account has the same name.
