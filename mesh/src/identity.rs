@@ -2,12 +2,15 @@
 
 mod bundle;
 pub mod csr;
+mod jwks;
 mod renew;
 pub mod sni;
 mod source;
 mod spiffe;
 mod svid;
 pub mod system;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 pub mod token;
 mod verify;

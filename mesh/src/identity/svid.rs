@@ -245,3 +245,6 @@ fn replace(directory: &Path, path: &Path, temporary: &Path, bytes: &[u8]) -> io:
     fs::rename(temporary, path)?;
     fs::File::open(directory)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

@@ -288,3 +288,6 @@ fn path_fault(id: SpiffeId, reason: webpki::Error) -> Fault {
 pub(super) fn unix_time(now: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(now.0).unwrap_or(0)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,3 +37,6 @@ impl Caller {
         system::role(id)
     }
 }
+
+#[cfg(test)]
+mod tests;
