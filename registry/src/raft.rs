@@ -3,9 +3,29 @@
 //! The way of a fact: [`propose`] batches it, `log_store` makes it durable, `network` replicates it, `state_machine`
 //! applies it to the catalogue and publishes what came out. Nothing here knows what a command means.
 
+mod core;
+mod disk;
+mod engine;
+mod keeper;
+mod log_store;
+pub mod membership;
+mod network;
 mod node;
+mod peers;
 pub mod propose;
+mod read;
+mod replica;
+mod restore;
+mod service;
 mod settings;
+mod snapshot;
+mod state_machine;
+mod type_config;
+mod wire;
 
 pub use node::{Node, NodeStatus, Position};
+pub use replica::{Error, Replica};
+pub use restore::{Restored, restore};
+pub use service::{Admit, Service};
 pub use settings::Settings;
+pub use snapshot::SnapshotError;

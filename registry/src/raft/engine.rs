@@ -1,0 +1,294 @@
+//! The embedded database behind six methods, so that another one can take its place. Promises that what was written
+//! before [`Engine::sync`] returned survives a cut of the disk, and that one [`Writes`] is there wholly or not at all.
+//!
+//! sled 0.34 keeps that promise only under rules that its documentation does not state:
+//!
+//! * `flush` on Linux is a write and `sync_file_range`: no metadata, no device cache. So each flush is followed by
+//!   `fdatasync` on a handle of our own, and the directories are synced once after creation.
+//! * A page over a quarter of a segment goes to a file of its own that is never synced, and a leaf holds up to sixteen
+//!   values. So segments have the maximal size and values at most [`VALUE_BYTES_MAX`].
+//! * A crash while sled writes its own snapshot leaves `snap.*.generating`, on which the next opening fails. So such
+//!   files are deleted first: they are never complete.
+//! * Calls block and may collect garbage for a while. So they are made from a thread of their own: see `disk`.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+/// Longest value: sixteen of them in a leaf stay under a quarter of a segment.
+pub(crate) const VALUE_BYTES_MAX: usize = 128 * 1024;
+/// The largest that sled allows; cannot change once a database exists.
+const SEGMENT_BYTES: usize = 16 << 20;
+/// A bound for sled's page cache; the process holds about twice as much.
+const CACHE_BYTES: u64 = 32 << 20;
+/// Also drives sled's collection of garbage, which is why it is not switched off although every write is flushed.
+const FLUSH_EVERY_MS: u64 = 1000;
+
+/// Which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// Entries by index.
+    Log,
+    /// Vote, purge marker, format, node id.
+    Meta,
+    /// The catalogue's records with the marker of what is applied.
+    Catalogue,
+}
+
+/// Changes of one table that happen together.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Writes {
+    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.changes.push((key, Some(value)));
+    }
+
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
+        self.changes.push((key, None));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// Why the database could not do it.
+#[derive(Debug, Error)]
+pub(crate) enum EngineError {
+    #[error("database in {} failed", path.display())]
+    Database { path: PathBuf, source: sled::Error },
+    #[error("{} is not accessible", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("record of {bytes} bytes is over the limit of {VALUE_BYTES_MAX}")]
+    TooLarge { bytes: usize },
+}
+
+/// A key and its value.
+pub(crate) type Record = (Vec<u8>, Vec<u8>);
+/// Is shown keys and values until it says stop.
+pub(crate) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// What is asked of a database. Every method blocks.
+pub(crate) trait Engine: Send + 'static {
+    /// The value of a key.
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
+    /// Shows entries from `from` on in key order until told to stop.
+    fn scan(&self, space: Space, from: &[u8], each: &mut Each<'_>) -> Result<(), EngineError>;
+    /// The entry with the greatest key.
+    fn last(&self, space: Space) -> Result<Option<Record>, EngineError>;
+    /// Makes the changes, all or none. Durable after the next `sync`, in the order of the calls.
+    fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError>;
+    /// Returns when everything written so far survives a cut of the disk.
+    fn sync(&self) -> Result<(), EngineError>;
+    /// Empties a table. Not atomic.
+    fn clear(&self, space: Space) -> Result<(), EngineError>;
+}
+
+/// sled under the rules above.
+pub(crate) struct Sled {
+    path: PathBuf,
+    database: sled::Db,
+    log: sled::Tree,
+    meta: sled::Tree,
+    catalogue: sled::Tree,
+    /// Our own handle of sled's file, for `fdatasync`.
+    file: File,
+}
+
+impl Sled {
+    /// Opens the database in `path`, or makes one.
+    pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
+        let file_error = |at: &Path| {
+            let path = at.to_owned();
+            move |source| EngineError::File { path, source }
+        };
+        fs::create_dir_all(path).map_err(file_error(path))?;
+        delete_unfinished(path).map_err(file_error(path))?;
+        let failed = |source| EngineError::Database {
+            path: path.to_owned(),
+            source,
+        };
+        let database = sled::Config::default()
+            .path(path)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
+            .open()
+            .map_err(failed)?;
+        let tree = |name: &str| database.open_tree(name).map_err(failed);
+        let (log, meta, catalogue) = (tree("log")?, tree("meta")?, tree("catalogue")?);
+        let name = path.join("db");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&name)
+            .map_err(file_error(&name))?;
+        let engine = Self {
+            path: path.to_owned(),
+            log,
+            meta,
+            catalogue,
+            file,
+            database,
+        };
+        engine.sync()?;
+        for directory in [Some(path), path.parent()].into_iter().flatten() {
+            sync_directory(directory).map_err(file_error(directory))?;
+        }
+        Ok(engine)
+    }
+
+    fn tree(&self, space: Space) -> &sled::Tree {
+        match space {
+            Space::Log => &self.log,
+            Space::Meta => &self.meta,
+            Space::Catalogue => &self.catalogue,
+        }
+    }
+
+    fn failed(&self, source: sled::Error) -> EngineError {
+        EngineError::Database {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl Engine for Sled {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        let value = self.tree(space).get(key).map_err(|error| self.failed(error))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, space: Space, from: &[u8], each: &mut Each<'_>) -> Result<(), EngineError> {
+        for item in self.tree(space).range(from..) {
+            let (key, value) = item.map_err(|error| self.failed(error))?;
+            if each(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn last(&self, space: Space) -> Result<Option<Record>, EngineError> {
+        let last = self.tree(space).last().map_err(|error| self.failed(error))?;
+        Ok(last.map(|(key, value)| (key.to_vec(), value.to_vec())))
+    }
+
+    fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in writes.changes {
+            match value {
+                Some(value) if value.len() > VALUE_BYTES_MAX + 4096 => {
+                    // Room for the entry's own header around commands of the maximal size.
+                    return Err(EngineError::TooLarge { bytes: value.len() });
+                }
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.tree(space).apply_batch(batch).map_err(|error| self.failed(error))
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.database.flush().map_err(|error| self.failed(error))?;
+        self.file.sync_data().map_err(|source| EngineError::File {
+            path: self.path.join("db"),
+            source,
+        })
+    }
+
+    fn clear(&self, space: Space) -> Result<(), EngineError> {
+        self.tree(space).clear().map_err(|error| self.failed(error))
+    }
+}
+
+/// Deletes what sled left when it was cut off while it wrote its own snapshot.
+fn delete_unfinished(path: &Path) -> io::Result<()> {
+    for file in fs::read_dir(path)? {
+        let file = file?;
+        if file.file_name().to_string_lossy().ends_with(".generating") {
+            fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes creations, renames and removals in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(engine: &Sled, space: Space) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        engine
+            .scan(space, &[], &mut |key, value| {
+                found.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })
+            .expect("scan");
+        found
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_opening_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("db");
+        let engine = Sled::open(&path).expect("open");
+        let mut writes = Writes::default();
+        writes.put(vec![1], vec![9]);
+        writes.put(vec![2], vec![8]);
+        engine.write(Space::Log, writes).expect("write");
+        let mut writes = Writes::default();
+        writes.delete(vec![1]);
+        engine.write(Space::Log, writes).expect("write");
+        engine.sync().expect("sync");
+        drop(engine);
+        let engine = Sled::open(&path).expect("open again");
+        assert_eq!(all(&engine, Space::Log), [(vec![2], vec![8])]);
+        assert_eq!(engine.last(Space::Log).expect("last"), Some((vec![2], vec![8])));
+        assert!(all(&engine, Space::Meta).is_empty());
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_of_the_database_does_not_stop_the_opening() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("db");
+        drop(Sled::open(&path).expect("open"));
+        fs::write(path.join("snap.0000000000001234.generating"), b"torn").expect("plant");
+        Sled::open(&path).expect("open beside the torn file");
+    }
+
+    #[test]
+    fn large_values_stay_in_the_synced_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("db");
+        let engine = Sled::open(&path).expect("open");
+        for key in 0..64_u8 {
+            let mut writes = Writes::default();
+            writes.put(vec![key], vec![key; VALUE_BYTES_MAX]);
+            engine.write(Space::Log, writes).expect("write");
+        }
+        engine.sync().expect("sync");
+        let blobs = fs::read_dir(path.join("blobs")).map_or(0, Iterator::count);
+        assert_eq!(blobs, 0, "blobs are never synced");
+        let mut writes = Writes::default();
+        writes.put(vec![1], vec![0; 2 * VALUE_BYTES_MAX]);
+        assert!(matches!(
+            engine.write(Space::Log, writes),
+            Err(EngineError::TooLarge { .. })
+        ));
+    }
+}

@@ -1,0 +1,112 @@
+//! Watches over one replica: tells who leads, looks at the room on the disk, and ends the process when Raft has failed or
+//! this node was removed, instead of serving half alive.
+
+use std::{sync::Arc, time::Duration};
+
+use mesh::{model::NodeId, ops::Metrics, runtime::Stop};
+use metrics::Gauge;
+use tracing::{error, info, warn};
+
+use super::core::Core;
+
+/// A removed node ends after this: the answer that it was removed may have to leave first.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// How often the room on the disk is looked at and the gauges are set.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Follows Raft's own state: who leads, whether it failed, whether this node still belongs to the group.
+pub(crate) struct Keeper {
+    core: Arc<Core>,
+    is_leader: Gauge,
+    term: Gauge,
+    applied: Gauge,
+    free: Gauge,
+    was_short: bool,
+}
+
+impl Keeper {
+    pub(crate) fn new(core: Arc<Core>, metrics: &Metrics) -> Self {
+        Self {
+            core,
+            is_leader: metrics.gauge("isthmus_raft_is_leader", "1 on the leader", &[]),
+            term: metrics.gauge("isthmus_raft_term", "the term of the group", &[]),
+            applied: metrics.gauge("isthmus_raft_applied_revision", "the newest revision applied here", &[]),
+            free: metrics.gauge("isthmus_raft_disk_free_mib", "room left for the data directory", &[]),
+            was_short: false,
+        }
+    }
+
+    pub(crate) async fn run(mut self, stop: Stop) {
+        let mut metrics = self.core.metrics.clone();
+        let mut removed = self.core.peers.removed().subscribe();
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            let go_on = tokio::select! {
+                () = stop.ordered() => false,
+                changed = metrics.changed() => changed.is_ok() && self.follow(),
+                _ = async { removed.wait_for(|removed| *removed).await.is_ok() } => {
+                    error!(node = self.core.id(), "this node was removed from the region; it stops. Its data directory can be deleted");
+                    tokio::time::sleep(FAREWELL).await;
+                    false
+                }
+                _ = look.tick() => {
+                    self.look();
+                    true
+                }
+            };
+            if !go_on {
+                break;
+            }
+        }
+        // An error means that it has ended already.
+        let _ = self.core.raft.shutdown().await;
+        self.core.disk.close().await;
+    }
+
+    /// False = Raft has failed.
+    fn follow(&self) -> bool {
+        let metrics = self.core.metrics.borrow().clone();
+        if let Err(fatal) = &metrics.running_state {
+            error!(node = self.core.id(), error = %fatal, "raft has failed; this node stops and can be started again");
+            return false;
+        }
+        let leader = metrics.current_leader.map(NodeId);
+        let id = self.core.id();
+        self.core.leader.send_if_modified(|known| {
+            let changed = *known != leader;
+            if changed {
+                info!(node = id, term = metrics.current_term, leader = ?leader, "leader changed");
+            }
+            *known = leader;
+            changed
+        });
+        let local = self.core.applied.load();
+        let members = local.membership.membership();
+        if local.membership.log_id().is_some() {
+            self.core
+                .peers
+                .retain(|peer| metrics.membership_config.membership().get_node(&peer).is_some());
+            // A learner that catches up applies memberships of the time before it was added.
+            let is_newest = metrics.membership_config.log_id() == local.membership.log_id();
+            let was_member = metrics.vote.leader_id().voted_for() == Some(id);
+            if is_newest && members.get_node(&id).is_none() && was_member {
+                self.core.peers.removed().send_replace(true);
+            }
+        }
+        true
+    }
+
+    fn look(&mut self) {
+        self.core.disk.look();
+        let position = self.core.position();
+        self.is_leader.set(f64::from(u8::from(position.is_leader)));
+        self.term.set(position.term as f64);
+        self.applied.set(position.revision.0 as f64);
+        self.free.set(self.core.disk.free_mib() as f64);
+        match self.core.room() {
+            Err(full) if !self.was_short => warn!(%full, "writes are refused until there is room; reads go on"),
+            Ok(()) if self.was_short => info!("there is room again; writes are taken"),
+            _ => {}
+        }
+        self.was_short = self.core.room().is_err();
+    }
+}

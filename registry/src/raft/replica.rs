@@ -1,0 +1,441 @@
+//! One node's part in the region's Raft group: what the rest of the registry holds. Opens the disk, starts Raft and the
+//! tasks around it, and ends the process when Raft has failed or this node was removed, instead of serving half alive.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use mesh::{
+    identity::Identity,
+    model::{NodeId, Revision},
+    ops::Metrics,
+    runtime::{Backoff, OnExit, Tasks, clock, queue},
+};
+use openraft::{
+    SnapshotPolicy,
+    error::{InitializeError, RaftError},
+};
+use proto::raft::v1::raft_server::RaftServer;
+use thiserror::Error as ThisError;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Admit, Node, NodeStatus, Position, Service, Settings,
+    core::{Core, Fresh, Lead},
+    disk::Disk,
+    engine::{Engine, EngineError, Space, Writes},
+    keeper::Keeper,
+    log_store::LogStore,
+    membership::{self, CHANGE_MAX, Change, Tried},
+    network::Network,
+    peers::{CallError, Peers},
+    propose::{self, Batcher, Committed, Origin, PATIENCE, Proposal, QUEUE_MAX},
+    read::{Checker, READERS_MAX, Reader},
+    snapshot::{self, Shelf, SnapshotError},
+    state_machine::{StateMachine, header},
+    type_config::{Raft, any},
+    wire::{AskRef, Failure, Told},
+};
+use crate::{
+    catalog::{Command, State},
+    watch::Publish,
+};
+
+/// Of everything in the data directory.
+const FORMAT: u32 = 1;
+const FORMAT_KEY: &[u8] = b"format";
+const NODE_KEY: &[u8] = b"node";
+const MIB: u64 = 1 << 20;
+
+/// Why a replica cannot be opened.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// A file or folder.
+    #[error("{} is not usable; check its owner, its mode and the disk", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database.
+    #[error("database in {} cannot be opened ({reason}); does another process use it? if it is damaged, remove this node and add a new one", path.display())]
+    Database {
+        /// Where.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+    /// Written by a newer program.
+    #[error("{} has data format {found}, this program knows {FORMAT}; use the newer program that wrote it", path.display())]
+    Format {
+        /// Where.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+    /// Another node's folder.
+    #[error("{} belongs to node {found}, not to node {wanted}; each node has its own", path.display())]
+    OtherNode {
+        /// Where.
+        path: PathBuf,
+        /// Whose it is.
+        found: u64,
+        /// Who was to open it.
+        wanted: u64,
+    },
+    /// There is data already.
+    #[error("{} is not empty; a restore needs an empty folder", path.display())]
+    NotEmpty {
+        /// Where.
+        path: PathBuf,
+    },
+    /// What is on disk cannot be read.
+    #[error("log or catalogue in {} cannot be read: {reason}", path.display())]
+    Storage {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Raft refused its settings.
+    #[error("raft cannot start: {0}")]
+    Raft(String),
+}
+
+/// One node's replica; clones are the same.
+#[derive(Clone)]
+pub struct Replica {
+    core: Arc<Core>,
+    identity: Identity,
+    removed: watch::Receiver<bool>,
+}
+
+impl Replica {
+    /// Opens the data directory and starts. Until the node is initialised or added to a region it waits as an empty
+    /// follower. It ends with the tasks' stop; a failure of its storage, or its removal, orders that stop.
+    ///
+    /// # Errors
+    /// Names what is wrong with the data directory.
+    pub async fn open(
+        settings: Settings,
+        identity: Identity,
+        publish: Arc<dyn Publish>,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> Result<Self, Error> {
+        let id = settings.node_id.0;
+        let path = settings.data_dir.clone();
+        let io = |source| Error::Io {
+            path: path.clone(),
+            source,
+        };
+        let storage = |reason: String| Error::Storage {
+            path: path.clone(),
+            reason,
+        };
+        std::fs::create_dir_all(&path).map_err(io)?;
+        let shelf = Shelf::open(&path).map_err(io)?;
+        let disk = Disk::open(&path, metrics).await.map_err(|error| Error::Database {
+            path: path.clone(),
+            reason: any(&error).to_string(),
+        })?;
+        check_owner(&disk, &settings).await?;
+        let log = LogStore::open(disk.clone())
+            .await
+            .map_err(|error| storage(error.to_string()))?;
+        let machine = StateMachine::open(disk.clone(), shelf, publish).await;
+        let (machine, applied) = machine.map_err(|error| storage(error.to_string()))?;
+        let peers = Arc::new(Peers::new(id, identity.clone(), applied.clone(), tasks.clone()));
+        let config = config(&settings)?;
+        let raft = Raft::new(id, config, Network(Arc::clone(&peers)), log, machine).await;
+        let raft = raft.map_err(|error| storage(error.to_string()))?;
+        let (proposals, proposal_queue) = queue::bounded(metrics, "propose", QUEUE_MAX);
+        let (reads, read_queue) = queue::bounded(metrics, "read", READERS_MAX);
+        let removed = peers.removed().subscribe();
+        let core = Arc::new(Core {
+            metrics: raft.metrics(),
+            settings,
+            raft,
+            disk,
+            applied,
+            peers,
+            proposals,
+            reads,
+            leader: watch::Sender::new(None),
+            fresh: Fresh::default(),
+            change: tokio::sync::Mutex::default(),
+        });
+        let stop = || tasks.stop().clone();
+        let batcher = Batcher::new(Arc::clone(&core), proposal_queue, metrics);
+        tasks.spawn("raft-propose", OnExit::StopProcess, batcher.run(stop()));
+        let checker = Checker::new(Arc::clone(&core), read_queue, metrics);
+        tasks.spawn("raft-read", OnExit::StopProcess, checker.run(stop()));
+        let keeper = Keeper::new(Arc::clone(&core), metrics);
+        tasks.spawn("raft", OnExit::StopProcess, keeper.run(stop()));
+        Ok(Self {
+            core,
+            identity,
+            removed,
+        })
+    }
+
+    /// The gRPC service for the other nodes; serve it where clients need no certificate, because `Join` comes without.
+    #[must_use]
+    pub fn service(&self, admit: Arc<dyn Admit>) -> RaftServer<Service> {
+        Service::server(Arc::clone(&self.core), self.identity.clone(), admit)
+    }
+
+    /// Commits a command, on whichever node leads.
+    ///
+    /// # Errors
+    /// Each variant says whether anything can have been changed.
+    pub async fn propose(&self, command: Command) -> Result<Committed, propose::Error> {
+        if *self.removed.borrow() {
+            return Err(propose::Error::Removed);
+        }
+        let (proposal, answer) = Proposal::new(command, Origin::Here, PATIENCE)?;
+        self.core.proposals.offer(proposal).map_err(|refused| match refused {
+            queue::Refused::Full => propose::Error::Full { bound: QUEUE_MAX },
+            queue::Refused::Closed => propose::Error::Stopped,
+        })?;
+        self.settle(answer).await
+    }
+
+    /// Confirms that what this node has applied by the end of the call is as new as any answer given before it began;
+    /// then read [`Replica::state`].
+    ///
+    /// # Errors
+    /// When no leader with a majority confirms it.
+    pub async fn linearize(&self) -> Result<Revision, propose::Error> {
+        if *self.removed.borrow() {
+            return Err(propose::Error::Removed);
+        }
+        let (reply, answer) = oneshot::channel();
+        let origin = Origin::Here;
+        let offered = self.core.reads.offer(Reader { origin, reply });
+        offered.map_err(|refused| match refused {
+            queue::Refused::Full => propose::Error::Full { bound: READERS_MAX },
+            queue::Refused::Closed => propose::Error::Stopped,
+        })?;
+        self.settle(answer).await
+    }
+
+    async fn settle<T>(&self, answer: oneshot::Receiver<Result<T, Failure>>) -> Result<T, propose::Error> {
+        match answer.await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(Failure::Error(error))) => Err(error),
+            // Only what came from a follower is answered so; said as what it would mean.
+            Ok(Err(Failure::NotLeader)) => Err(propose::Error::NoLeader {
+                waited: PATIENCE,
+                majority: self.core.majority(),
+            }),
+            Err(_) => Err(propose::Error::Stopped),
+        }
+    }
+
+    /// What this node has applied.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.core.applied.load().state)
+    }
+
+    /// Where this node stands.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.core.position()
+    }
+
+    /// Who leads, whenever that changes.
+    #[must_use]
+    pub fn leader_changed(&self) -> watch::Receiver<Option<NodeId>> {
+        self.core.leader()
+    }
+
+    /// All members of the group.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        self.core.nodes()
+    }
+
+    /// Whether this node belongs to a group, or did when it stopped.
+    ///
+    /// # Errors
+    /// [`propose::Error::Stopped`].
+    pub async fn is_initialised(&self) -> Result<bool, propose::Error> {
+        let initialised = self.core.raft.is_initialized().await;
+        initialised.map_err(|_| propose::Error::Stopped)
+    }
+
+    /// Makes a new group of which this node is the only voter.
+    ///
+    /// # Errors
+    /// [`membership::Error::Initialised`] when it belongs to one already.
+    pub async fn initialise(&self, node: Node) -> Result<(), membership::Error> {
+        let id = self.core.id();
+        let initialised = self.core.raft.initialize(BTreeMap::from([(id, node)])).await;
+        initialised.map_err(|error| match error {
+            RaftError::APIError(InitializeError::NotAllowed(_) | InitializeError::NotInMembers(_)) => {
+                membership::Error::Initialised { node: id }
+            }
+            RaftError::Fatal(_) => membership::Error::Unavailable(propose::Error::Stopped),
+        })
+    }
+
+    /// Adds a node that runs with an empty data directory: it catches up first, then it votes. Repeating is harmless.
+    ///
+    /// # Errors
+    /// Says what stands in the way; see each variant.
+    pub async fn add_node(&self, id: NodeId, node: Node) -> Result<(), membership::Error> {
+        self.change(Change::Add { id: id.0, node }).await
+    }
+
+    /// Removes a node, dead or alive; it stops by itself when it learns of it. Refused when too few voters would answer.
+    ///
+    /// # Errors
+    /// Says what stands in the way; see each variant.
+    pub async fn remove_node(&self, id: NodeId) -> Result<(), membership::Error> {
+        self.change(Change::Remove { id: id.0 }).await
+    }
+
+    async fn change(&self, change: Change) -> Result<(), membership::Error> {
+        let begun = clock::now();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(300));
+        loop {
+            let tried = match self.core.lead() {
+                Lead::Me => Box::pin(self.core.change(&change)).await,
+                Lead::Other(id, node) => self.pass_on(id, &node, &change).await,
+                Lead::Nobody => Tried::NotLeader,
+            };
+            if let Tried::Done(done) = tried {
+                return done;
+            }
+            if begun.elapsed() > PATIENCE {
+                let (waited, majority) = (begun.elapsed(), self.core.majority());
+                return Err(propose::Error::NoLeader { waited, majority }.into());
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn pass_on(&self, id: u64, node: &Node, change: &Change) -> Tried {
+        let peer = self.core.peers.peer(id, node);
+        let ask = AskRef::Change(change);
+        let call = self.core.peers.call(&peer, &ask, |mut client, payload| async move {
+            client.propose(payload).await
+        });
+        match tokio::time::timeout(CHANGE_MAX, call).await {
+            Ok(Ok(Told::Changed(done))) => Tried::Done(done),
+            Ok(Ok(Told::NotLeader) | Err(CallError::NotSent { .. })) => Tried::NotLeader,
+            Ok(Err(CallError::Removed { .. })) => Tried::Done(Err(propose::Error::Removed.into())),
+            Ok(Ok(Told::Proposed(_)) | Err(CallError::Lost { .. })) | Err(_) => {
+                let waited = CHANGE_MAX;
+                Tried::Done(Err(membership::Error::Unknown { waited }))
+            }
+        }
+    }
+
+    /// Returns once this node was removed from the region; the process is told to stop a moment later.
+    pub async fn removed(&self) {
+        let mut removed = self.removed.clone();
+        if removed.wait_for(|removed| *removed).await.is_err() {
+            std::future::pending::<()>().await; // stopped otherwise, which others notice
+        }
+    }
+
+    /// The catalogue at one revision as a snapshot's bytes, in parts; writes go on meanwhile. Parts end early when the
+    /// receiver is dropped; a snapshot that lacks its end is refused by [`super::restore`].
+    #[must_use]
+    pub fn snapshot(&self) -> mpsc::Receiver<Bytes> {
+        let (parts, receiver) = mpsc::channel(4);
+        let local = self.core.applied.load();
+        let header = header(&local.state, local.last, local.at, &local.membership);
+        let state = Arc::clone(&local.state);
+        // Joined by nobody: it ends when the receiver does.
+        drop(tokio::task::spawn_blocking(move || {
+            let mut out = std::io::BufWriter::with_capacity(256 * 1024, Parts(parts));
+            // An error means that the receiver left.
+            let _ = snapshot::write(&mut out, &header, &state).is_ok() && std::io::Write::flush(&mut out).is_ok();
+        }));
+        receiver
+    }
+}
+
+/// Writes into a channel, waiting for room. For blocking threads.
+struct Parts(mpsc::Sender<Bytes>);
+
+impl std::io::Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let sent = self.0.blocking_send(Bytes::copy_from_slice(bytes));
+        sent.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn config(settings: &Settings) -> Result<Arc<openraft::Config>, Error> {
+    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let config = openraft::Config {
+        cluster_name: "isthmus".to_owned(),
+        heartbeat_interval: ms(settings.heartbeat),
+        election_timeout_min: ms(settings.election_min),
+        election_timeout_max: ms(settings.election_max),
+        // A part of a snapshot that takes longer is sent again from the beginning, so this must not be short.
+        install_snapshot_timeout: 60_000,
+        max_payload_entries: 1024,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every),
+        // More than is snapshotted at once, else every snapshot would be sent to every follower.
+        replication_lag_threshold: settings.snapshot_every * 2,
+        snapshot_max_chunk_size: MIB,
+        max_in_snapshot_log_to_keep: settings.snapshot_every / 2,
+        purge_batch_size: 1000,
+        ..openraft::Config::default()
+    };
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|error| Error::Raft(error.to_string()))
+}
+
+/// Notes format and node in a new database; refuses a newer format and another node's.
+async fn check_owner(disk: &Disk, settings: &Settings) -> Result<(), Error> {
+    let wanted = settings.node_id.0;
+    let noted = disk.run(move |engine| owner(engine, wanted)).await;
+    let (format, node) = noted.map_err(|error| Error::Database {
+        path: settings.data_dir.clone(),
+        reason: any(&error).to_string(),
+    })?;
+    let path = settings.data_dir.clone();
+    if format > FORMAT {
+        return Err(Error::Format { path, found: format });
+    }
+    if node != wanted {
+        return Err(Error::OtherNode {
+            path,
+            found: node,
+            wanted,
+        });
+    }
+    Ok(())
+}
+
+/// What the database says about itself, after noting it in a new one.
+pub(crate) fn owner(engine: &dyn Engine, node: u64) -> Result<(u32, u64), EngineError> {
+    let format = engine.get(Space::Meta, FORMAT_KEY)?;
+    let owner = engine.get(Space::Meta, NODE_KEY)?;
+    if let (Some(format), Some(owner)) = (format, owner) {
+        let format = format.try_into().map_or(u32::MAX, u32::from_be_bytes);
+        return Ok((format, owner.try_into().map_or(u64::MAX, u64::from_be_bytes)));
+    }
+    let mut writes = Writes::default();
+    writes.put(FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
+    writes.put(NODE_KEY.to_vec(), node.to_be_bytes().to_vec());
+    engine.write(Space::Meta, writes)?;
+    engine.sync()?;
+    Ok((FORMAT, node))
+}
