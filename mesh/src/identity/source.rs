@@ -13,7 +13,10 @@ use super::{
     tls::{self, Configs, Own},
     verify::{self, Trust},
 };
-use crate::{model::RegionId, runtime::clock};
+use crate::{
+    model::{RegionId, Timestamp},
+    runtime::clock,
+};
 
 /// Why an identity is refused.
 #[derive(Debug, Error)]
@@ -151,6 +154,17 @@ impl Identity {
         let (leaf, intermediates) = chain.split_first().ok_or(Fault::NoCertificate)?;
         let now = verify::unix_time(clock::wall());
         self.0.trust.verify(leaf, intermediates, side, now)
+    }
+
+    /// Whether the newest bundles still vouch for the peer of a connection whose handshake was at `since`. Its certificate
+    /// may have expired meanwhile: the peer has another one by now, and shows it when it connects again.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn still_trusts(&self, chain: &[CertificateDer<'_>], side: Side, since: Timestamp) -> Result<(), Fault> {
+        let (leaf, intermediates) = chain.split_first().ok_or(Fault::NoCertificate)?;
+        let since = verify::unix_time(since);
+        self.0.trust.verify(leaf, intermediates, side, since).map(drop)
     }
 
     /// Who the peer of a finished handshake is; none when it presented no certificate. A resumed session is verified here,

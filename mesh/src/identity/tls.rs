@@ -31,7 +31,10 @@ use super::{
 };
 
 /// How many configurations one generation keeps; beyond, it begins to collect them anew.
-const CONFIGS_MAX: usize = 4_096;
+const CONFIGS_MAX: usize = 1_024;
+/// Servers whose sessions a client configuration remembers: room is set aside for all of them at once, and there is a
+/// configuration for each service that is called.
+const SESSIONS_MAX: usize = 32;
 
 /// The one cryptography of the process, named wherever TLS is set up.
 pub(super) fn provider() -> Arc<CryptoProvider> {
@@ -219,6 +222,7 @@ pub(super) fn client_config(
         Some(own) => builder.with_client_cert_resolver(Arc::clone(own) as Arc<dyn ResolvesClientCert>),
         None => builder.with_no_client_auth(),
     };
+    config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_MAX);
     config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
     config
 }

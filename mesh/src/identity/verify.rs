@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use thiserror::Error;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
-use super::{Bundle, SpiffeId, SpiffeIdError, TrustDomain};
+use super::{Bundle, SpiffeId, SpiffeIdError, TrustDomain, tls::provider};
 use crate::model::Timestamp;
 
 /// Which end of the connection is checked.
@@ -267,7 +267,7 @@ impl Trust {
             Side::Server => webpki::KeyUsage::server_auth(),
             Side::Client => webpki::KeyUsage::client_auth(),
         };
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        let algorithms = provider().signature_verification_algorithms;
         let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|_| Fault::Malformed)?;
         leaf.verify_for_usage(algorithms.all, &own.anchors, intermediates, now, usage, None, None)
             .map_err(|reason| path_fault(id.clone(), reason))?;

@@ -274,6 +274,22 @@ async fn no_session_outlives_its_anchors() {
     assert!(!changed.has_changed().unwrap());
 }
 
+#[test]
+fn an_open_connection_outlives_its_certificate_but_not_its_anchors() {
+    let (eu, us) = (Ca::new("eu"), Ca::new("us"));
+    let server = eu.identity(PAY, &[&us]);
+    let mut params = leaf(CART);
+    params.not_before -= std::time::Duration::from_secs(7200);
+    params.not_after -= std::time::Duration::from_secs(7200);
+    let chain = [CertificateDer::from(us.sign(&params).0)];
+    let since = crate::model::Timestamp(crate::runtime::clock::wall().0 - 5_400_000);
+    assert!(matches!(server.verify(&chain, Side::Client), Err(Fault::Expired(_))));
+    assert_eq!(server.still_trusts(&chain, Side::Client, since), Ok(()));
+    server.replace_bundles([]);
+    let gone = server.still_trusts(&chain, Side::Client, since);
+    assert!(matches!(gone, Err(Fault::UnknownTrustDomain(_))), "{gone:?}");
+}
+
 #[tokio::test]
 async fn a_client_forgets_sessions_of_a_removed_domain() {
     let (eu, us) = (Ca::new("eu"), Ca::new("us"));

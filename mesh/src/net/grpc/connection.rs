@@ -23,8 +23,9 @@ use tracing::info;
 use super::Caller;
 use crate::{
     identity::{Fault, Identity, Side},
+    model::Timestamp,
     net::listen::Slot,
-    runtime::Stop,
+    runtime::{Stop, clock},
 };
 
 /// Checks a connection's peer again after each change of bundles.
@@ -33,6 +34,7 @@ pub(super) struct Sweep {
     /// Which end the peer is.
     side: Side,
     chain: Vec<CertificateDer<'static>>,
+    since: Timestamp,
     changes: WatchStream<u64>,
     swept: Counter,
 }
@@ -50,6 +52,7 @@ impl Sweep {
             identity,
             side,
             chain,
+            since: clock::wall(),
             changes: WatchStream::from_changes(changed),
             swept,
         }
@@ -57,7 +60,7 @@ impl Sweep {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
         while let Poll::Ready(Some(_)) = Pin::new(&mut self.changes).poll_next(cx) {
-            self.identity.verify(&self.chain, self.side)?;
+            self.identity.still_trusts(&self.chain, self.side, self.since)?;
         }
         Ok(())
     }

@@ -1,7 +1,14 @@
 //! Serving: accept, handshake beside each other and bounded, then gRPC. On stop: no new connections, running calls may
 //! finish until the deadline, the rest is cut.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use metrics::Counter;
 use tokio::{
@@ -21,11 +28,13 @@ use crate::{
     identity::{ALPN_H2, ClientAuth, Identity, Side},
     net::listen::{Accepted, Acceptor},
     ops::Metrics,
-    runtime::{OnExit, Stop, Tasks},
+    runtime::{OnExit, Stop, Tasks, clock},
 };
 
 /// A stranger's patience is not ours.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// One line about failed handshakes in this time; the metric counts all of them.
+const LOG_INTERVAL_MS: i64 = 1_000;
 /// Connections that finished their handshake and wait for gRPC; it takes them at once.
 const READY_MAX: usize = 64;
 /// A peer that vanished is noticed after both.
@@ -65,7 +74,10 @@ impl Serve {
 struct Handshake {
     identity: Identity,
     options: Serve,
+    stop: Stop,
     cut: Stop,
+    /// When a failure was last logged, in milliseconds: strangers must not be able to fill the log.
+    logged: Arc<AtomicI64>,
     ready: mpsc::Sender<Connection>,
     failed: Counter,
     swept: Counter,
@@ -86,7 +98,9 @@ pub async fn serve(
     let handshake = Handshake {
         identity,
         options: options.clone(),
+        stop: tasks.stop().clone(),
         cut: cut.clone(),
+        logged: Arc::default(),
         ready,
         failed: metrics.counter(
             "isthmus_handshake_failed_total",
@@ -147,7 +161,11 @@ async fn accept(mut acceptor: Acceptor, handshake: Handshake, tasks: Tasks) {
 impl Handshake {
     async fn run(self, accepted: Accepted, permit: OwnedSemaphorePermit) {
         let (peer, name) = (accepted.peer, self.options.name);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, self.shake(accepted)).await {
+        let shaken = tokio::select! {
+            () = self.stop.ordered() => return,
+            shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.shake(accepted)) => shaken,
+        };
+        match shaken {
             Ok(Ok(connection)) => {
                 drop(permit);
                 // Gone only when the server stops.
@@ -155,13 +173,25 @@ impl Handshake {
             }
             Ok(Err(error)) => {
                 self.failed.increment(1);
-                warn!(listener = name, %peer, error, "TLS handshake failed");
+                if self.may_log() {
+                    warn!(listener = name, %peer, error, "TLS handshake failed");
+                }
             }
             Err(_) => {
                 self.failed.increment(1);
                 debug!(listener = name, %peer, "TLS handshake took too long");
             }
         }
+    }
+
+    fn may_log(&self) -> bool {
+        let now = clock::wall().0;
+        let last = self.logged.swap(now, Ordering::Relaxed);
+        if now.saturating_sub(last) >= LOG_INTERVAL_MS {
+            return true;
+        }
+        self.logged.store(last, Ordering::Relaxed);
+        false
     }
 
     async fn shake(&self, accepted: Accepted) -> Result<Connection, String> {
