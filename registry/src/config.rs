@@ -8,10 +8,13 @@ use std::{
 };
 
 use mesh::{
+    dns,
     identity::TrustDomain,
-    model::{RegionId, Zone},
+    model::{NodeId, RegionId, Zone},
     ops::{Faults, Section},
 };
+
+use crate::raft;
 
 /// Ports that users of Istio know; each can be changed.
 const API_PORT: u16 = 15012;
@@ -21,7 +24,7 @@ const FEDERATION_PORT: u16 = 15016;
 const DNS_PORT: u16 = 8053;
 
 /// Everything that one node needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `region`: the region's name, the same on all of its nodes, for good. Required: nothing sensible can be guessed.
     pub region: RegionId,
@@ -44,6 +47,11 @@ pub struct Config {
     pub authority: Option<AuthorityFiles>,
     /// `[limits]`: the bounds of what callers may hold and send.
     pub limits: LimitConfig,
+    /// `[raft]`: timers and disk of the replica; the same on all nodes of a region. Its folder and node id are not read
+    /// from the file: they follow from `data_dir` and from how the node was made.
+    pub raft: raft::Settings,
+    /// `[dns]`: how names are answered; where is `listen.dns`.
+    pub dns: dns::Settings,
     /// `stop.deadline`: how long streams may drain when the node is told to stop. Default 5 s: agents attach to another
     /// node at once, and a supervisor's own patience is usually 10 s or more.
     pub stop_deadline: Duration,
@@ -106,10 +114,12 @@ pub struct CertificateConfig {
 /// `[authority]`: PEM files of an authority that exists. Read once, when the region is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorityFiles {
-    /// `authority.certificate`: the CA certificate that becomes the region's anchor.
+    /// `authority.certificate`: the issuing CA certificate, followed by what lies between it and the root.
     pub certificate: PathBuf,
-    /// `authority.key`: its key, PKCS#8.
+    /// `authority.key`: the issuing certificate's key, PKCS#8.
     pub key: PathBuf,
+    /// `authority.root`: the certificates that become the region's anchors.
+    pub root: PathBuf,
 }
 
 /// `[limits]`
@@ -146,6 +156,8 @@ impl Config {
         let certificates = read_certificates(&file);
         let authority = read_authority(&file);
         let limits = read_limits(&file);
+        let raft = raft::Settings::read(&file.section("raft"));
+        let dns = read_dns(&file);
         let stop_deadline = read_stop(&file);
         file.finish()?;
         let (Some(region), Some(data_dir), Some(node)) = (region, data_dir, node) else {
@@ -167,9 +179,28 @@ impl Config {
             certificates,
             authority,
             limits,
+            raft,
+            dns,
             stop_deadline,
         })
     }
+
+    /// The replica's settings for the node that this one has become.
+    #[must_use]
+    pub fn replica(&self, node: NodeId) -> raft::Settings {
+        raft::Settings {
+            data_dir: self.data_dir.join("raft"),
+            node_id: node,
+            ..self.raft.clone()
+        }
+    }
+}
+
+fn read_dns(file: &Section) -> dns::Settings {
+    let section = file.section("dns");
+    let settings = dns::Settings::read(&section);
+    section.finish_section();
+    settings
 }
 
 fn read_node(file: &Section, region: Option<&RegionId>) -> Option<NodeConfig> {
@@ -309,11 +340,16 @@ fn read_authority(file: &Section) -> Option<AuthorityFiles> {
         return None;
     }
     let section = file.section("authority");
-    let (certificate, key) = (section.required("certificate"), section.required("key"));
+    let (certificate, key, root) = (
+        section.required("certificate"),
+        section.required("key"),
+        section.required("root"),
+    );
     section.finish_section();
     Some(AuthorityFiles {
         certificate: certificate?,
         key: key?,
+        root: root?,
     })
 }
 
@@ -370,6 +406,7 @@ mod tests {
             "lease.ttl:",
             "limits.agents:",
             "authority.certificate: is missing",
+            "authority.root: is missing",
             "zone: is unknown",
         ] {
             assert!(
@@ -377,7 +414,7 @@ mod tests {
                 "{start}: {faults}"
             );
         }
-        assert_eq!(faults.0.len(), 9, "{faults}");
+        assert_eq!(faults.0.len(), 10, "{faults}");
     }
 
     #[test]
