@@ -9,6 +9,10 @@ mod command;
 mod entry;
 mod record;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod visible;
 
 pub use change::{Applied, Change};

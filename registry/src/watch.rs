@@ -7,6 +7,8 @@ mod publish;
 mod scope;
 mod status;
 mod subscriber;
+#[cfg(test)]
+mod tests;
 
 pub use history::History;
 pub use hub::{Hub, Moment};
