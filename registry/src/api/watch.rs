@@ -130,7 +130,9 @@ fn scope(interest: pb::Interest, role: Option<Role>) -> Result<Scope, Status> {
         )));
     }
     let names = interest.services.iter().map(|name| ServiceName::parse(name));
-    let names = names.collect::<Result<_, _>>().map_err(|error| bad(error.to_string()))?;
+    let names = names
+        .collect::<Result<_, _>>()
+        .map_err(|error| bad(error.to_string()))?;
     Ok(Scope::Services(names))
 }
 
@@ -205,7 +207,10 @@ mod tests {
         let code = |id| admit(Some(&caller(id)), &state).map_err(|status| status.code());
         assert_eq!(admit(None, &state).unwrap_err().code(), tonic::Code::Unauthenticated);
         assert_eq!(code(None), Err(tonic::Code::Unauthenticated));
-        assert_eq!(code(Some("spiffe://us.test/ns/shop/sa/pay")), Err(tonic::Code::PermissionDenied));
+        assert_eq!(
+            code(Some("spiffe://us.test/ns/shop/sa/pay")),
+            Err(tonic::Code::PermissionDenied)
+        );
         assert_eq!(
             code(Some("spiffe://us.test/ns/isthmus-system/sa/registry")),
             Err(tonic::Code::PermissionDenied)
@@ -240,8 +245,14 @@ mod tests {
         let code = |interest: &pb::Interest, role| scope(interest.clone(), role).map_err(|status| status.code());
         assert_eq!(code(&everything, None), Ok(Scope::Everything));
         assert!(matches!(code(&services, None), Ok(Scope::Services(names)) if names.len() == 1));
-        assert!(matches!(code(&cluster, Some(Role::Gateway)), Ok(Scope::ExportedByCluster(_))));
-        assert_eq!(code(&everything, Some(Role::Gateway)), Err(tonic::Code::PermissionDenied));
+        assert!(matches!(
+            code(&cluster, Some(Role::Gateway)),
+            Ok(Scope::ExportedByCluster(_))
+        ));
+        assert_eq!(
+            code(&everything, Some(Role::Gateway)),
+            Err(tonic::Code::PermissionDenied)
+        );
         for bad in [&both, &misspelt] {
             assert_eq!(code(bad, None), Err(tonic::Code::InvalidArgument));
         }

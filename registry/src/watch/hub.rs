@@ -103,8 +103,8 @@ impl Hub {
             return views.clone();
         }
         let mut moments = self.moments();
-        let (publisher, reader) = Publisher::new(View::default());
-        refresh(&publisher, &moments.borrow_and_update());
+        let first = follow(&View::default(), &moments.borrow_and_update());
+        let (publisher, reader) = Publisher::new(first.unwrap_or_default());
         let stop = tasks.stop().clone();
         tasks.spawn("local-view", OnExit::StopProcess, async move {
             loop {
@@ -117,7 +117,9 @@ impl Hub {
                             return;
                         }
                         let moment = Arc::clone(&moments.borrow_and_update());
-                        refresh(&publisher, &moment);
+                        if let Some(view) = follow(&publisher.current(), &moment) {
+                            publisher.publish(view);
+                        }
                     }
                 }
             }
@@ -127,14 +129,11 @@ impl Hub {
     }
 }
 
-/// Takes the view from what it holds to the moment.
-fn refresh(publisher: &Publisher, moment: &Moment) {
-    let view = publisher.current();
+/// The view that a moment makes of the one before; none while there is no region.
+fn follow(view: &View, moment: &Moment) -> Option<View> {
     let delta = Scope::Everything.delta(moment, view.held());
-    // Before the first publication there is no region, and nothing to show.
-    if let Some(update) = delta.or_else(|| Scope::Everything.snapshot(moment)) {
-        publisher.publish(view.updated(update));
-    }
+    let update = delta.or_else(|| Scope::Everything.snapshot(moment))?;
+    Some(view.updated(update))
 }
 
 impl Publish for Hub {

@@ -15,7 +15,9 @@ use mesh::{
 use super::{Hub, Moment, Publish, Published, Scope, Subscriber, chunks};
 use crate::catalog::{
     Command, ImportSet, Lessee,
-    testing::{World, drill, endpoint, export, gateway_lease, id, import, import_set, peer, regions, service, tenant, workload},
+    testing::{
+        World, drill, endpoint, export, gateway_lease, id, import, import_set, peer, regions, service, tenant, workload,
+    },
 };
 
 struct Fixture {
@@ -45,7 +47,10 @@ impl Fixture {
 
     fn run(&mut self, command: Command) {
         let applied = self.world.apply(vec![command]);
-        assert!(!matches!(applied.replies[0], crate::catalog::Reply::Refused(_)), "{applied:?}");
+        assert!(
+            !matches!(applied.replies[0], crate::catalog::Reply::Refused(_)),
+            "{applied:?}"
+        );
         self.publish(applied.changes, false);
     }
 
@@ -102,12 +107,15 @@ fn busy() -> Fixture {
     fixture.run(export("pay.shop", regions(&["us"])));
     fixture.run(Command::PutTenant(tenant("acme", &["shop"], "eu", 10.0)));
     fixture.run(Command::StartDrill(drill("d1", "us", "eu")));
-    fixture.run(import("ap", ImportSet {
-        services: vec![service("far.shop", "ap")],
-        endpoints: vec![endpoint("ep-far", "far.shop", "ap")],
-        tenants: vec![tenant("other", &["bank"], "ap", 10.0)],
-        ..import_set(1, true)
-    }));
+    fixture.run(import(
+        "ap",
+        ImportSet {
+            services: vec![service("far.shop", "ap")],
+            endpoints: vec![endpoint("ep-far", "far.shop", "ap")],
+            tenants: vec![tenant("other", &["bank"], "ap", 10.0)],
+            ..import_set(1, true)
+        },
+    ));
     fixture
 }
 
@@ -131,7 +139,13 @@ fn each_scope_shows_its_part() {
     );
     assert_eq!(
         keys(Scope::ExportedTo(id("ap"))),
-        ["bundle/eu.test", "gateway/gw-1", "override/d1", "region/eu", "tenant/acme"]
+        [
+            "bundle/eu.test",
+            "gateway/gw-1",
+            "override/d1",
+            "region/eu",
+            "tenant/acme"
+        ]
     );
     let common = [
         "bundle/ap.test",
@@ -185,10 +199,13 @@ fn a_peer_never_hears_a_name_that_was_not_exported_to_it() {
     fixture.detach("w3", epoch);
     fixture.run(export("secret.shop", regions(&["us"])));
     fixture.run(Command::RemoveExport(id("secret.shop")));
-    fixture.run(import("us", ImportSet {
-        services: vec![service("theirs.shop", "us")],
-        ..import_set(1, true)
-    }));
+    fixture.run(import(
+        "us",
+        ImportSet {
+            services: vec![service("theirs.shop", "us")],
+            ..import_set(1, true)
+        },
+    ));
     fixture.run(Command::RemovePeer(id("us")));
     let update = Scope::ExportedTo(id("ap")).delta(&fixture.hub.moment(), start).unwrap();
     let told = format!("{update:?}");
@@ -282,17 +299,32 @@ async fn a_subscriber_gets_a_snapshot_then_merged_deltas_then_only_its_position(
     assert_eq!(second.held, fixture.hub.moment().held());
     assert_eq!(second.committed_at, Some(Timestamp(50_000)), "the oldest change in it");
     let count = |update: &Update, key: &str| {
-        let upserts = update.upserts.iter().filter(|resource| resource.key().to_string() == key);
-        (upserts.count(), update.removed.iter().filter(|removed| removed.to_string() == key).count())
+        let upserts = update
+            .upserts
+            .iter()
+            .filter(|resource| resource.key().to_string() == key);
+        (
+            upserts.count(),
+            update
+                .removed
+                .iter()
+                .filter(|removed| removed.to_string() == key)
+                .count(),
+        )
     };
     assert_eq!(count(&second, "endpoint/pay.shop/ep-w5-pay-shop"), (0, 1));
     assert_eq!(count(&second, "endpoint/pay.shop/ep-w6-pay-shop"), (1, 0));
     // A change that it does not see moves its position, a second later.
-    let before = tokio::time::Instant::now();
+    let before = mesh::runtime::clock::now();
     fixture.attach("w1", &["pay.shop", "secret.shop", "more.shop"]);
     let third = subscriber.next().await.unwrap();
     assert!(!third.full && third.removed.is_empty());
-    assert!(third.upserts.iter().all(|resource| !resource.key().to_string().contains("more")));
+    assert!(
+        third
+            .upserts
+            .iter()
+            .all(|resource| !resource.key().to_string().contains("more"))
+    );
     assert!(before.elapsed() <= Duration::from_secs(1));
     let quiet = tokio::time::timeout(Duration::from_secs(60), subscriber.next()).await;
     assert!(quiet.is_err(), "nothing happens, nothing is sent");
@@ -378,10 +410,13 @@ fn a_large_update_travels_in_chunks_that_add_up() {
     for n in 0..4_500 {
         endpoints.push(endpoint(&format!("ep-{n}"), "pay.shop", "us"));
     }
-    fixture.run(import("us", ImportSet {
-        endpoints,
-        ..import_set(1, true)
-    }));
+    fixture.run(import(
+        "us",
+        ImportSet {
+            endpoints,
+            ..import_set(1, true)
+        },
+    ));
     let mut update = Scope::Everything.snapshot(&fixture.hub.moment()).unwrap();
     update.removed = vec![Key::Region(id("sa"))];
     let count = update.upserts.len();
@@ -389,8 +424,15 @@ fn a_large_update_travels_in_chunks_that_add_up() {
     assert_eq!(chunks.len(), 3);
     assert_eq!(chunks.iter().map(|chunk| chunk.upserts.len()).sum::<usize>(), count);
     assert_eq!(chunks.iter().map(|chunk| chunk.removed.len()).sum::<usize>(), 1);
-    assert_eq!(chunks.iter().map(|chunk| chunk.more).collect::<Vec<_>>(), [true, true, false]);
-    assert!(chunks.iter().all(|chunk| chunk.full && prost::Message::encoded_len(chunk) < 3 << 20));
+    assert_eq!(
+        chunks.iter().map(|chunk| chunk.more).collect::<Vec<_>>(),
+        [true, true, false]
+    );
+    assert!(
+        chunks
+            .iter()
+            .all(|chunk| chunk.full && prost::Message::encoded_len(chunk) < 3 << 20)
+    );
 }
 
 #[test]

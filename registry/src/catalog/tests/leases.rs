@@ -122,9 +122,9 @@ fn lapses_in_one_window_are_judged_together_and_later_ones_anew() {
         epochs.push(world.attach(workload(&format!("w{n}"), &["pay.shop"])).0);
     }
     let left = |world: &World| (world.endpoint_ids("pay.shop").len(), world.state.unverified_count());
-    for n in 0..6 {
+    for (n, epoch) in epochs[..6].iter().enumerate() {
         world.at += 1_000;
-        world.run(lapse(&format!("w{n}"), epochs[n]));
+        world.run(lapse(&format!("w{n}"), *epoch));
     }
     assert_eq!(left(&world), (34, 0));
     world.at += 1_000;

@@ -69,7 +69,7 @@ fn commands() -> impl Strategy<Value = Command> {
 
 /// What every state must be, however it came about.
 fn check(state: &State) {
-    let again = State::from_records(state.records().map(|(key, value)| (key, value))).unwrap();
+    let again = State::from_records(state.records()).unwrap();
     assert!(*state == again, "records give the state back, derived maps included");
     let keys: Vec<Vec<u8>> = state.records().map(|(key, _)| key).collect();
     assert!(keys.is_sorted(), "records come in order of their keys");
