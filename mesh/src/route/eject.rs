@@ -63,6 +63,7 @@ enum Phase {
         since: Elapsed,
     },
     Out {
+        since: Elapsed,
         until: Elapsed,
         fault: Fault,
     },
@@ -131,18 +132,22 @@ impl Health {
         self.errors = 0;
         let until = now + self.term(jitter, limits);
         self.last_out = until;
-        self.phase = Phase::Out { until, fault };
+        self.phase = Phase::Out {
+            since: now,
+            until,
+            fault,
+        };
         true
     }
 
     /// A trial of an ejected one failed: it stays out, longer.
     pub fn trial_failed(&mut self, now: Elapsed, jitter: f64, limits: &Limits) {
-        if let Phase::Out { fault, .. } = self.phase {
+        if let Phase::Out { since, fault, .. } = self.phase {
             self.ejections = self.ejections.saturating_add(1);
             // Trials cost nobody a request, so they stay frequent: an endpoint that came back is found within seconds.
             let until = now + limits.base.mul_f64(1.0 + jitter / 10.0);
             self.last_out = until;
-            self.phase = Phase::Out { until, fault };
+            self.phase = Phase::Out { since, until, fault };
         }
     }
 
@@ -153,9 +158,11 @@ impl Health {
         }
     }
 
-    /// A request got through although it was ejected or waiting (there was nobody else): the wait is over, the ramp begins.
-    pub fn proved(&mut self, now: Elapsed, pace: &Pace) {
-        if let Phase::Out { .. } = self.phase {
+    /// A request that began after the ejection got through (there was nobody else): the wait is over, the ramp begins.
+    pub fn proved(&mut self, now: Elapsed, began: Elapsed, pace: &Pace) {
+        if let Phase::Out { since, .. } = self.phase
+            && began > since
+        {
             let since = now.checked_sub(pace.hold).unwrap_or_default();
             self.phase = Phase::Back(Returning { since });
         }
@@ -188,7 +195,7 @@ impl Health {
                 part if part >= 1.0 => Standing::Up,
                 part => Standing::Fresh(part),
             },
-            Phase::Out { until, fault } => Standing::Out {
+            Phase::Out { until, fault, .. } => Standing::Out {
                 left: until.saturating_sub(now),
                 fault,
             },

@@ -123,6 +123,19 @@ impl TierMemory {
         arrived
     }
 
+    /// [`TierMemory::observe`] for all tiers at once; tiers that are not named are empty.
+    pub fn observe_all(
+        &mut self,
+        tiers: &BTreeMap<TierKey, BTreeMap<EndpointId, f64>>,
+        now: Elapsed,
+    ) -> Vec<(EndpointId, Seen)> {
+        let keys: BTreeSet<TierKey> = self.tiers.keys().chain(tiers.keys()).cloned().collect();
+        let empty = BTreeMap::new();
+        keys.iter()
+            .flat_map(|key| self.observe(key, tiers.get(key).unwrap_or(&empty), now))
+            .collect()
+    }
+
     /// The weight that a tier counts with at least, while it recovers.
     #[must_use]
     pub fn steady_weight(&self, key: &TierKey, now: Elapsed, pace: &Pace) -> f64 {

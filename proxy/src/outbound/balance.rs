@@ -1,0 +1,539 @@
+//! Prepared routes: what the plan says for one authority, with the load and health of each endpoint beside it. Made anew
+//! when the view or a health changes, not per request; a request loads one and picks.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use mesh::{
+    model::{ClusterId, Endpoint, EndpointId, Gateway, GatewayId, Namespace, RegionId, ServiceName, View},
+    ops::Metrics,
+    route::{
+        self, Evidence, Explanation, Level, Pace, Plan, Query, Seen, Source, Standing, Target, TargetError, TierKey,
+        TierMemory, Via,
+        eject::{self, Elapsed, Fault},
+        matcher, pick,
+    },
+    runtime::clock,
+    subscribe::Views,
+};
+use metrics::Counter;
+use tokio::sync::Notify;
+
+use super::{
+    pool::Lane,
+    record::{Clock, Record},
+};
+
+/// Most authorities that are prepared; others are answered all the same, at the price of preparing them each time.
+const ROUTES_MAX: usize = 4_096;
+
+/// A gateway with its record.
+#[derive(Clone)]
+pub(crate) struct GatewayRef {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) record: Arc<Record>,
+    connections: Arc<AtomicI64>,
+}
+
+impl GatewayRef {
+    /// Connections of this proxy through it.
+    pub(crate) fn connections(&self) -> i64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A connection through it begins (1) or ends (-1).
+    pub(crate) fn carried(&self, by: i64) {
+        self.connections.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// Counters of requests to one service in one region, by class of status.
+pub(crate) struct Meters {
+    classes: [Counter; 5],
+    failed: Counter,
+}
+
+impl Meters {
+    fn new(metrics: &Metrics, service: &ServiceName, region: &RegionId) -> Self {
+        let (service, region) = (service.to_string(), region.to_string());
+        let counter = |code: &str| {
+            metrics.counter(
+                "isthmus_outbound_requests_total",
+                "tries of requests by service, region of the endpoint and class of status",
+                &[("service", &service), ("region", &region), ("code", code)],
+            )
+        };
+        Self {
+            classes: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(counter),
+            failed: counter("failed"),
+        }
+    }
+
+    pub(crate) fn answered(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.classes[class].increment(1);
+    }
+
+    pub(crate) fn failed(&self) {
+        self.failed.increment(1);
+    }
+}
+
+/// An endpoint in a route.
+pub(crate) struct Member {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) record: Arc<Record>,
+    pub(crate) lane: Arc<Lane>,
+    /// Empty = on this network.
+    pub(crate) gateways: Arc<[GatewayRef]>,
+    pub(crate) meters: Arc<Meters>,
+    /// Whether anybody else could do its work.
+    pub(crate) has_others: bool,
+    weight: f64,
+}
+
+impl Member {
+    fn is_out(&self) -> bool {
+        self.record.is_out() || !self.gateways.is_empty() && self.gateways.iter().all(|gateway| gateway.record.is_out())
+    }
+
+    fn cost(&self) -> f64 {
+        pick::cost(self.record.latency_us(), self.record.in_flight(), self.weight)
+    }
+}
+
+struct PreparedTier {
+    share: f64,
+    members: Vec<Arc<Member>>,
+}
+
+/// Where requests for one authority go.
+pub(crate) struct Route {
+    pub(crate) target: Target,
+    pub(crate) level: Level,
+    tiers: Vec<PreparedTier>,
+    reserve: Vec<Arc<Member>>,
+    /// Requests so far.
+    pub(crate) requests: AtomicU64,
+    /// Whether time alone changes it.
+    unsettled: bool,
+}
+
+impl Route {
+    /// `service:port`, for people.
+    pub(crate) fn label(&self) -> String {
+        format!("{}:{}", self.target.service, self.target.port)
+    }
+
+    /// All endpoints that may be used.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.tiers.iter().flat_map(|tier| &tier.members).chain(&self.reserve)
+    }
+
+    /// Picks whom to try next. `far` prefers a tier that none of `tried` is of.
+    pub(crate) fn pick(&self, tried: &[Arc<Member>], far: bool) -> Option<&Arc<Member>> {
+        let is_tried = |member: &Arc<Member>| tried.iter().any(|other| other.endpoint.id == member.endpoint.id);
+        let shares = self.tiers.iter().map(|tier| tier.share);
+        let first = pick::by_weight(shares, fastrand::f64()).unwrap_or(0);
+        let order = || std::iter::once(first).chain((0..self.tiers.len()).filter(move |at| *at != first));
+        for with_out in [false, true] {
+            let usable = |member: &Arc<Member>| (with_out || !member.is_out()) && !is_tried(member);
+            for avoid_near in [true, false] {
+                if avoid_near && !far {
+                    continue;
+                }
+                for tier in order().filter_map(|at| self.tiers.get(at)) {
+                    if avoid_near && tier.members.iter().any(is_tried) {
+                        continue;
+                    }
+                    let weights = tier
+                        .members
+                        .iter()
+                        .map(|member| if usable(member) { member.weight } else { 0.0 });
+                    let dice = [fastrand::f64(), fastrand::f64()];
+                    if let Some(at) = pick::two_choices(weights, dice, |at| tier.members[at].cost()) {
+                        return tier.members.get(at);
+                    }
+                }
+            }
+            if let Some(member) = self.reserve.iter().find(|member| usable(member)) {
+                return Some(member);
+            }
+        }
+        None
+    }
+}
+
+/// How health is judged, and who wants to know when it changes.
+pub(crate) struct Health {
+    pub(crate) limits: eject::Limits,
+    pub(crate) pace: Pace,
+    pub(crate) clock: Clock,
+    /// Plans must be made again, or trials begin.
+    pub(crate) wake: Notify,
+    pub(crate) ejections: Counter,
+}
+
+impl Health {
+    pub(crate) fn failed(&self, record: &Record, fault: Fault, others: bool) {
+        if record.failed(self.clock.elapsed(), fault, others, &self.limits) {
+            self.ejections.increment(1);
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn succeeded(&self, record: &Record, began: Elapsed) {
+        let was_out = record.is_out();
+        record.succeeded(began, self.clock.elapsed(), &self.pace);
+        if was_out && !record.is_out() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A gateway took a connection.
+    pub(crate) fn reached(&self, record: &Record) {
+        self.succeeded(record, self.clock.elapsed());
+    }
+}
+
+type LaneKey = (EndpointId, u16);
+
+#[derive(Default)]
+struct Board {
+    endpoints: HashMap<EndpointId, Arc<Record>>,
+    gateways: HashMap<GatewayId, (Arc<Record>, Arc<AtomicI64>)>,
+    lanes: HashMap<LaneKey, Arc<Lane>>,
+    memory: HashMap<ServiceName, TierMemory>,
+    meters: HashMap<(ServiceName, RegionId), Arc<Meters>>,
+}
+
+/// Makes and keeps routes.
+pub(crate) struct Balancer {
+    views: Views,
+    pub(crate) source: Source,
+    pub(crate) namespace: Namespace,
+    failover: Vec<RegionId>,
+    pub(crate) health: Arc<Health>,
+    metrics: Metrics,
+    routes: ArcSwap<HashMap<Box<str>, Arc<Route>>>,
+    /// Guards the tables that routes are made of; held while one route is made, never while a request is served from a
+    /// prepared one.
+    board: Mutex<Board>,
+}
+
+impl Balancer {
+    pub(crate) fn new(
+        views: Views,
+        source: Source,
+        namespace: Namespace,
+        failover: Vec<RegionId>,
+        health: Arc<Health>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            views,
+            source,
+            namespace,
+            failover,
+            health,
+            metrics,
+            routes: ArcSwap::default(),
+            board: Mutex::default(),
+        }
+    }
+
+    /// The route of an authority, prepared or made now.
+    pub(crate) fn route(&self, authority: &str) -> Result<Arc<Route>, TargetError> {
+        if let Some(route) = self.routes.load().get(authority) {
+            return Ok(Arc::clone(route));
+        }
+        let view = self.views.load();
+        let target = matcher::resolve(authority, &view, &self.namespace)?;
+        let route = Arc::new(self.prepare(&view, target));
+        self.routes.rcu(|old| {
+            let mut new = HashMap::clone(old);
+            if new.len() < ROUTES_MAX {
+                new.entry(authority.into()).or_insert_with(|| Arc::clone(&route));
+            }
+            new
+        });
+        Ok(route)
+    }
+
+    /// All prepared routes.
+    pub(crate) fn routes(&self) -> Arc<HashMap<Box<str>, Arc<Route>>> {
+        self.routes.load_full()
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        // Tables of counters and connections: a panic leaves nothing half done that matters.
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes all routes anew. Returns whether time alone will change any of them.
+    pub(crate) fn renew(&self) -> bool {
+        let view = self.views.load();
+        let old = self.routes.load_full();
+        let mut renewed: HashMap<Box<str>, Option<Arc<Route>>> = HashMap::new();
+        for (authority, route) in old.iter() {
+            let next = matcher::resolve(authority, &view, &self.namespace).ok().map(|target| {
+                let next = self.prepare(&view, target);
+                next.requests
+                    .store(route.requests.load(Ordering::Relaxed), Ordering::Relaxed);
+                Arc::new(next)
+            });
+            renewed.insert(authority.clone(), next);
+        }
+        let unsettled = renewed.values().flatten().any(|route| route.unsettled);
+        let used: HashSet<EndpointId> = renewed
+            .values()
+            .flatten()
+            .flat_map(|route| route.members())
+            .map(|member| member.endpoint.id.clone())
+            .collect();
+        self.routes.rcu(|now| {
+            let mut new = HashMap::clone(now);
+            for (authority, route) in &renewed {
+                match route {
+                    Some(route) => new.insert(authority.clone(), Arc::clone(route)),
+                    None => new.remove(authority),
+                };
+            }
+            new
+        });
+        if renewed.len() == self.routes.load().len() {
+            self.forget(&view, &used);
+        }
+        unsettled
+    }
+
+    /// Lets go of records and connections that no route uses any more.
+    fn forget(&self, view: &View, used: &HashSet<EndpointId>) {
+        let mut board = self.board();
+        board.endpoints.retain(|id, _| used.contains(id));
+        board.lanes.retain(|(id, _), _| used.contains(id));
+        let known: HashSet<_> = view.gateways().map(|gateway| gateway.id.clone()).collect();
+        board.gateways.retain(|id, _| known.contains(id));
+        board.memory.retain(|service, _| view.service(service).is_some());
+    }
+
+    fn prepare(&self, view: &View, target: Target) -> Route {
+        let now = self.health.clock.elapsed();
+        let Some((_, entry)) = view.service(&target.service) else {
+            return Route::nobody(target);
+        };
+        let mut board = self.board();
+        let board = &mut *board;
+        let memory = board.memory.entry(target.service.clone()).or_default();
+        let usable = route::usable_by_tier(entry, &self.source.locality);
+        for (id, seen) in memory.observe_all(&usable, now) {
+            let fresh = match seen {
+                Seen::New => eject::Health::default(),
+                Seen::Fresh => eject::Health::fresh(now),
+                Seen::Back => eject::Health::returning(now),
+            };
+            match board.endpoints.get(&id) {
+                Some(record) => record.reset(fresh),
+                None => {
+                    board.endpoints.insert(id, Arc::new(Record::new(fresh)));
+                }
+            }
+        }
+        let recovering = memory.settle(now, &self.health.pace);
+        let evidence = Seeing {
+            board,
+            service: &target.service,
+            now,
+            pace: &self.health.pace,
+        };
+        let plan = route::plan(&self.query(view, entry, &target), &evidence);
+        let unsettled = recovering || plan_is_unsettled(&plan) || view.overrides(clock::wall()).next().is_some();
+        let mut route = board.route(self, view, target, plan);
+        route.unsettled = unsettled;
+        route
+    }
+
+    fn query<'a>(&'a self, view: &'a View, entry: &'a mesh::model::ServiceEntry, target: &'a Target) -> Query<'a> {
+        Query {
+            view,
+            entry,
+            port: target.port,
+            region: target.region.as_ref(),
+            source: &self.source,
+            prefer: &self.failover,
+            demand_rps: None,
+            now: clock::wall(),
+        }
+    }
+
+    /// Why requests to an authority go where they go.
+    pub(crate) fn explain(&self, authority: &str) -> Result<Explanation, TargetError> {
+        let view = self.views.load();
+        let target = matcher::resolve(authority, &view, &self.namespace)?;
+        let Some((_, entry)) = view.service(&target.service) else {
+            return Err(TargetError::Unknown(target.service));
+        };
+        let board = self.board();
+        let evidence = Seeing {
+            board: &board,
+            service: &target.service,
+            now: self.health.clock.elapsed(),
+            pace: &self.health.pace,
+        };
+        Ok(route::explain(
+            &target.service,
+            &self.query(&view, entry, &target),
+            &evidence,
+        ))
+    }
+
+    /// All gateways with records, for trials.
+    pub(crate) fn gateways(&self) -> Vec<GatewayRef> {
+        let view = self.views.load();
+        let board = self.board();
+        view.gateways()
+            .filter_map(|gateway| {
+                let (record, connections) = board.gateways.get(&gateway.id)?;
+                Some(GatewayRef {
+                    gateway: Arc::clone(gateway),
+                    record: Arc::clone(record),
+                    connections: Arc::clone(connections),
+                })
+            })
+            .collect()
+    }
+
+    /// All pools.
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.board().lanes.values().cloned().collect()
+    }
+}
+
+fn plan_is_unsettled(plan: &Plan) -> bool {
+    use route::Reason;
+    plan.candidates().any(|candidate| {
+        matches!(
+            candidate.reason,
+            Reason::Fresh(_) | Reason::Ramp(_) | Reason::Held(_) | Reason::Ejected(..) | Reason::GatewaysOut(_)
+        )
+    })
+}
+
+impl Route {
+    fn nobody(target: Target) -> Self {
+        Self {
+            target,
+            level: Level::Nobody,
+            tiers: Vec::new(),
+            reserve: Vec::new(),
+            requests: AtomicU64::new(0),
+            unsettled: false,
+        }
+    }
+}
+
+impl Board {
+    fn route(&mut self, balancer: &Balancer, view: &View, target: Target, plan: Plan) -> Route {
+        let has_others = plan.candidates().count() > 1;
+        let mut gateways: BTreeMap<ClusterId, Arc<[GatewayRef]>> = BTreeMap::new();
+        let mut member = |candidate: &route::Candidate| {
+            let gateways = match &candidate.via {
+                Via::Direct => Arc::default(),
+                Via::Gateway(cluster) => Arc::clone(
+                    gateways
+                        .entry(cluster.clone())
+                        .or_insert_with(|| self.gateways_into(view, cluster)),
+                ),
+            };
+            let id = &candidate.endpoint.id;
+            let record = self
+                .endpoints
+                .entry(id.clone())
+                .or_insert_with(|| Arc::new(Record::new(eject::Health::default())));
+            let lane = self
+                .lanes
+                .entry((id.clone(), target.port))
+                .or_insert_with(|| Arc::new(Lane::new()));
+            let region = &candidate.endpoint.locality.region;
+            let meters = self
+                .meters
+                .entry((target.service.clone(), region.clone()))
+                .or_insert_with(|| Arc::new(Meters::new(&balancer.metrics, &target.service, region)));
+            Arc::new(Member {
+                endpoint: Arc::clone(&candidate.endpoint),
+                record: Arc::clone(record),
+                lane: Arc::clone(lane),
+                gateways,
+                meters: Arc::clone(meters),
+                has_others,
+                weight: candidate.weight,
+            })
+        };
+        let tiers = plan
+            .tiers
+            .iter()
+            .map(|tier| PreparedTier {
+                share: tier.share,
+                members: tier.candidates.iter().map(&mut member).collect(),
+            })
+            .collect();
+        let reserve = plan.reserve.iter().map(&mut member).collect();
+        Route {
+            target,
+            level: plan.level,
+            tiers,
+            reserve,
+            requests: AtomicU64::new(0),
+            unsettled: false,
+        }
+    }
+
+    fn gateways_into(&mut self, view: &View, cluster: &ClusterId) -> Arc<[GatewayRef]> {
+        let dialled = route::gateways_to_dial(view, cluster, &route::NoEvidence);
+        dialled
+            .into_iter()
+            .map(|gateway| {
+                let (record, connections) = self
+                    .gateways
+                    .entry(gateway.id.clone())
+                    .or_insert_with(|| (Arc::new(Record::new(eject::Health::default())), Arc::default()));
+                GatewayRef {
+                    record: Arc::clone(record),
+                    connections: Arc::clone(connections),
+                    gateway,
+                }
+            })
+            .collect()
+    }
+}
+
+/// The evidence of this proxy.
+struct Seeing<'a> {
+    board: &'a Board,
+    service: &'a ServiceName,
+    now: Elapsed,
+    pace: &'a Pace,
+}
+
+impl Evidence for Seeing<'_> {
+    fn endpoint(&self, id: &EndpointId) -> Standing {
+        let record = self.board.endpoints.get(id);
+        record.map_or(Standing::Up, |record| record.standing(self.now, self.pace))
+    }
+
+    fn gateway(&self, id: &GatewayId) -> Standing {
+        let record = self.board.gateways.get(id);
+        record.map_or(Standing::Up, |(record, _)| record.standing(self.now, self.pace))
+    }
+
+    fn steady_weight(&self, tier: &TierKey) -> f64 {
+        let memory = self.board.memory.get(self.service);
+        memory.map_or(0.0, |memory| memory.steady_weight(tier, self.now, self.pace))
+    }
+}

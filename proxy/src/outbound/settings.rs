@@ -1,0 +1,208 @@
+//! Settings of the outbound side.
+
+use std::{net::SocketAddr, time::Duration};
+
+use mesh::{
+    model::{RegionId, ServiceName},
+    ops::Section,
+    route::{Pace, eject},
+};
+
+/// A listener of its own for one upstream: for opaque TCP, where no Host says whom it is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where the application connects to.
+    pub listen: SocketAddr,
+    /// The service behind it.
+    pub service: ServiceName,
+    /// A port of the service.
+    pub port: u16,
+    /// Only this region, without failover; none = wherever it is best.
+    pub region: Option<RegionId>,
+}
+
+/// How the outbound side behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The HTTP listener. Default 127.0.0.1:15001.
+    pub listen: SocketAddr,
+    /// Most connections of applications, each listener for itself. Default 10000.
+    pub connections_max: usize,
+    /// Listeners for single upstreams. Default none.
+    pub upstreams: Vec<Upstream>,
+    /// Regions in the order in which they stand in for the own one; the others follow by round trip. Default none.
+    pub failover: Vec<RegionId>,
+    /// For TCP and then again for TLS, at each try. Default 1 s, so that a black hole is left quickly.
+    pub connect_timeout: Duration,
+    /// From the request's head to the response's head, all tries together. Default 15 s.
+    pub request_timeout: Duration,
+    /// An open connection to an endpoint that owes an answer and says nothing for this long is asked whether it lives, and
+    /// given as long again and a half to say so. Default 1 s.
+    pub silence: Duration,
+    /// A tunnel without any byte for this long is closed. Default 1 h.
+    pub tunnel_idle: Duration,
+    /// An unused connection to an endpoint is closed. Default 60 s.
+    pub pool_idle: Duration,
+    /// A connection to an endpoint takes no new requests after this long, less up to a tenth. Default 10 min.
+    pub pool_age: Duration,
+    /// Most connections to one port of one endpoint. Default 8.
+    pub pool_connections_max: usize,
+    /// Requests on one connection before another one is opened. Default 100.
+    pub pool_streams: u32,
+    /// Most tries of one request, each on another endpoint where there is one. Default 3.
+    pub tries_max: u32,
+    /// Retries as a part of requests over the last 10 s. Default 0.2; 10 a second are always allowed.
+    pub retry_ratio: f64,
+    /// When endpoints and gateways are ejected.
+    pub eject: eject::Limits,
+    /// How they come back.
+    pub pace: Pace,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 15001)),
+            connections_max: 10_000,
+            upstreams: Vec::new(),
+            failover: Vec::new(),
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(15),
+            silence: Duration::from_secs(1),
+            tunnel_idle: Duration::from_secs(3600),
+            pool_idle: Duration::from_secs(60),
+            pool_age: Duration::from_secs(600),
+            pool_connections_max: 8,
+            pool_streams: 100,
+            tries_max: 3,
+            retry_ratio: 0.2,
+            eject: eject::Limits::default(),
+            pace: Pace::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the table `[outbound]` with its `[[outbound.upstream]]`; faults are noted in the section.
+    #[must_use]
+    pub fn read(section: &Section) -> Self {
+        let default = Self::default();
+        let eject = section.section("eject");
+        let settings = Self {
+            listen: section.or("listen", default.listen),
+            connections_max: section.or("connections_max", default.connections_max),
+            upstreams: section.sections("upstream").iter().filter_map(read_upstream).collect(),
+            failover: section.or("failover", default.failover),
+            connect_timeout: section.or("connect_timeout", default.connect_timeout),
+            request_timeout: section.or("request_timeout", default.request_timeout),
+            silence: section.or("silence", default.silence),
+            tunnel_idle: section.or("tunnel_idle", default.tunnel_idle),
+            pool_idle: section.or("pool_idle", default.pool_idle),
+            pool_age: section.or("pool_age", default.pool_age),
+            pool_connections_max: section.or("pool_connections_max", default.pool_connections_max),
+            pool_streams: section.or("pool_streams", default.pool_streams),
+            tries_max: section.or("tries_max", default.tries_max),
+            retry_ratio: section.or("retry_ratio", default.retry_ratio),
+            eject: eject::Limits {
+                base: eject.or("base", default.eject.base),
+                max: eject.or("max", default.eject.max),
+                consecutive: eject.or("consecutive", default.eject.consecutive),
+            },
+            pace: Pace {
+                hold: eject.or("hold", default.pace.hold),
+                ramp: eject.or("ramp", default.pace.ramp),
+            },
+        };
+        eject.finish_section();
+        section.finish_section();
+        settings.check(section);
+        settings
+    }
+
+    fn check(&self, section: &Section) {
+        for (key, value) in [
+            ("connect_timeout", self.connect_timeout),
+            ("request_timeout", self.request_timeout),
+            ("silence", self.silence),
+            ("tunnel_idle", self.tunnel_idle),
+            ("eject.base", self.eject.base),
+            ("eject.ramp", self.pace.ramp),
+        ] {
+            if value.is_zero() {
+                section.fault(key, "must be longer than zero");
+            }
+        }
+        for (key, value) in [
+            ("connections_max", self.connections_max),
+            ("pool_connections_max", self.pool_connections_max),
+            ("pool_streams", self.pool_streams as usize),
+            ("tries_max", self.tries_max as usize),
+            ("eject.consecutive", self.eject.consecutive as usize),
+        ] {
+            if value == 0 {
+                section.fault(key, "must be at least 1");
+            }
+        }
+        if !(0.0..=1.0).contains(&self.retry_ratio) {
+            section.fault("retry_ratio", format!("{} is not between 0 and 1", self.retry_ratio));
+        }
+        if self.eject.max < self.eject.base {
+            section.fault(
+                "eject.max",
+                format!("is shorter than eject.base ({:?})", self.eject.base),
+            );
+        }
+        let mut taken = std::collections::BTreeSet::from([self.listen]);
+        for (at, upstream) in self.upstreams.iter().enumerate() {
+            if upstream.listen.port() != 0 && !taken.insert(upstream.listen) {
+                section.fault(
+                    &format!("upstream[{at}].listen"),
+                    format!("{} is used twice", upstream.listen),
+                );
+            }
+        }
+    }
+}
+
+fn read_upstream(section: &Section) -> Option<Upstream> {
+    let listen = section.required("listen");
+    let service = section.required("service");
+    let port: Option<u16> = section.required("port");
+    let region = section.optional("region");
+    section.finish_section();
+    if port == Some(0) {
+        section.fault("port", "must be 1 to 65535");
+    }
+    Some(Upstream {
+        listen: listen?,
+        service: service?,
+        port: port?,
+        region,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_faults_are_noted() {
+        let file = Section::parse(
+            "[outbound]\nconnect_timeout = '0s'\nretry_ratio = 2\ntypo = 1\n[outbound.eject]\nmax = '1s'\n\
+             [[outbound.upstream]]\nlisten = '127.0.0.1:5432'\nservice = 'db'\n",
+        )
+        .expect("TOML");
+        let _ = Settings::read(&file.section("outbound"));
+        let faults = file.finish().expect_err("faults").to_string();
+        for part in [
+            "outbound.connect_timeout",
+            "outbound.retry_ratio",
+            "outbound.typo: is unknown",
+            "outbound.eject.max",
+            "outbound.upstream[0].service",
+            "outbound.upstream[0].port: is missing",
+        ] {
+            assert!(faults.contains(part), "{part}: {faults}");
+        }
+    }
+}
