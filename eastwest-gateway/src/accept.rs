@@ -62,9 +62,11 @@ pub(crate) async fn run(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: Tasks) {
                 let hall = Arc::clone(&hall);
                 tasks.spawn("connection", OnExit::Ignore, async move {
                     let _guard = guard;
+                    // Boxed where it is made, because each wrapper around a task would keep room for it twice.
+                    let serving = Box::pin(serve(&hall, accepted));
                     tokio::select! {
                         () = hall.cut.ordered() => {}
-                        () = serve(&hall, accepted) => {}
+                        () = serving => {}
                     }
                 });
             }

@@ -67,6 +67,9 @@ pub enum Error {
     /// No identity to be had.
     #[error("gateway has no identity")]
     Identity(#[from] mesh::identity::ObtainError),
+    /// The subscription ended before the first view.
+    #[error("gateway's subscription ended before the first view came")]
+    Subscription,
     /// A part ended by itself.
     #[error("gateway ended")]
     Task(#[from] TaskError),
@@ -109,20 +112,25 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Error> {
     .await
 }
 
-/// Starts a gateway: gets its identity (the saved one, else by the join token, waiting for the registry as long as it takes)
-/// and its view (the saved one at once), registers, and lets clients in. Call [`Running::finish`] to take it down.
+/// Starts a gateway: gets its identity and its view, those on disk if they are good, else from the registry, for which it
+/// waits as long as it takes; then lets clients in and registers. Until then clients are refused instead of kept waiting,
+/// and `/ready` tells what is missing. Call [`Running::finish`] to take it down.
 ///
 /// # Errors
 /// See [`Error`].
 pub async fn start(config: Config, stop: Stop) -> Result<Running, Error> {
-    let sockets = Sockets::bind(&config)?;
+    // Only a try, so that a port in use is told now and not after the registry has answered.
+    drop(listen(config.listen)?);
     let data_dir = |source| Error::DataDir {
         path: config.data_dir.clone(),
         source,
     };
     tokio::fs::create_dir_all(&config.data_dir).await.map_err(data_dir)?;
     let ground = Ground::new(stop);
+    let admin = ground.open_pages(&config)?;
+    let waiting = ground.ready.hold("identity");
     let identity = obtain(who(&config).await?, &ground.tasks, &ground.metrics).await?;
+    drop(waiting);
     let mut settings = Settings::new(
         config.registry.clone(),
         format!("gateway {}", config.id),
@@ -138,8 +146,11 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, Error> {
         &ground.ready,
     );
     let views = subscription.views();
+    let from_disk = views.load().region().is_some();
+    first_view(views.clone(), &ground.tasks).await?;
+    let data_path = DataPath::start(&config, admin, views, identity.clone(), ground.clone())?;
     // With a view from disk it can serve before the registry is back; without one nobody knows it anyway.
-    let ready = if views.load().region().is_some() {
+    let ready = if from_disk {
         Ready::default()
     } else {
         ground.ready.clone()
@@ -154,12 +165,11 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, Error> {
             state: pb::EndpointState::from(EndpointState::Ready).into(),
             spiffe_id: identity.id().to_string(),
         }),
-        identity.clone(),
+        identity,
         &ground.tasks,
         &ground.metrics,
         &ready,
     );
-    let data_path = DataPath::start(config, sockets, views, identity, ground)?;
     let addresses = data_path.addresses;
     info!(tunnels = %addresses.tunnels, "gateway runs");
     Ok(Running {
@@ -167,6 +177,22 @@ pub async fn start(config: Config, stop: Stop) -> Result<Running, Error> {
         data_path,
         attachment,
     })
+}
+
+/// Without any view every client would be told that its service is not exported.
+async fn first_view(mut views: Views, tasks: &Tasks) -> Result<(), Error> {
+    while views.load().region().is_none() {
+        let changed = tokio::select! {
+            changed = views.changed() => changed.is_ok(),
+            () = tasks.stop().ordered() => false,
+        };
+        if !changed {
+            tasks.stop().order();
+            tasks.join(JOIN_DEADLINE).await?;
+            return Err(Error::Subscription);
+        }
+    }
+    Ok(())
 }
 
 /// Who the gateway is to be, and how it proves that.
@@ -210,32 +236,12 @@ pub struct Addresses {
     pub pages: SocketAddr,
 }
 
-/// The sockets of a gateway, bound before anything else, so that a port in use is told at once.
-pub(crate) struct Sockets {
-    tunnels: TcpListener,
-    ready: TcpListener,
-    metrics: TcpListener,
+/// The pages that are open from the beginning, and where.
+pub(crate) struct Admin {
+    ready: SocketAddr,
+    metrics: SocketAddr,
+    /// Opened once there is a view to show.
     pages: TcpListener,
-}
-
-impl Sockets {
-    pub(crate) fn bind(config: &Config) -> Result<Self, ListenError> {
-        Ok(Self {
-            tunnels: listen(config.listen)?,
-            ready: listen(config.admin.ready)?,
-            metrics: listen(config.admin.metrics)?,
-            pages: listen(config.admin.pages)?,
-        })
-    }
-
-    fn addresses(&self) -> io::Result<Addresses> {
-        Ok(Addresses {
-            tunnels: self.tunnels.local_addr()?,
-            ready: self.ready.local_addr()?,
-            metrics: self.metrics.local_addr()?,
-            pages: self.pages.local_addr()?,
-        })
-    }
 }
 
 /// What runs beside the tunnels, whoever feeds them.
@@ -261,6 +267,25 @@ impl Ground {
         ground
     }
 
+    /// Serves readiness and metrics, which are asked for while the gateway still waits for its registry.
+    pub(crate) fn open_pages(&self, config: &Config) -> Result<Admin, Error> {
+        let open = |name, address, routes| {
+            let listener = listen(address)?;
+            let address = listener.local_addr().map_err(Error::Socket)?;
+            self.spawn(name, admin::serve(listener, routes, self.tasks.stop().clone()));
+            Ok::<_, Error>(address)
+        };
+        Ok(Admin {
+            ready: open("admin-ready", config.admin.ready, admin::readiness(self.ready.clone()))?,
+            metrics: open(
+                "admin-metrics",
+                config.admin.metrics,
+                admin::metrics(self.metrics.clone()),
+            )?,
+            pages: listen(config.admin.pages)?,
+        })
+    }
+
     /// A task that lives until everything is over.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let over = self.tasks.stop().clone();
@@ -283,30 +308,27 @@ pub(crate) struct DataPath {
 }
 
 impl DataPath {
-    /// Serves tunnels by `views`, and the operator's pages.
+    /// Serves tunnels by `views`, and the pages that show them.
     pub(crate) fn start(
-        config: Config,
-        sockets: Sockets,
+        config: &Config,
+        admin: Admin,
         views: Views,
         identity: Identity,
         ground: Ground,
     ) -> Result<Self, Error> {
-        let addresses = sockets.addresses().map_err(Error::Socket)?;
+        let tunnels = listen(config.listen)?;
+        let addresses = Addresses {
+            tunnels: tunnels.local_addr().map_err(Error::Socket)?,
+            ready: admin.ready,
+            metrics: admin.metrics,
+            pages: admin.pages.local_addr().map_err(Error::Socket)?,
+        };
         let over = ground.tasks.stop();
-        let ready = admin::readiness(ground.ready.clone());
-        let metrics = admin::metrics(ground.metrics.clone());
-        let pages = ready
-            .clone()
-            .merge(metrics.clone())
+        let routes = admin::readiness(ground.ready.clone())
+            .merge(admin::metrics(ground.metrics.clone()))
             .merge(admin::view(views.clone()))
-            .merge(admin::config(told(&config)));
-        for (name, listener, routes) in [
-            ("admin-ready", sockets.ready, ready),
-            ("admin-metrics", sockets.metrics, metrics),
-            ("admin-pages", sockets.pages, pages),
-        ] {
-            ground.spawn(name, admin::serve(listener, routes, over.clone()));
-        }
+            .merge(admin::config(told(config)));
+        ground.spawn("admin-pages", admin::serve(admin.pages, routes, over.clone()));
         let (drain, cut) = (Drain::default(), Stop::default());
         let limits = config.limits;
         let deadline = config.timeouts.drain;
@@ -321,9 +343,9 @@ impl DataPath {
             drain: drain.clone(),
             stop: ground.stop.clone(),
             cut: cut.clone(),
-            config,
+            config: config.clone(),
         });
-        let acceptor = Acceptor::new(sockets.tunnels, "tunnels", limits.connections, &ground.metrics);
+        let acceptor = Acceptor::new(tunnels, "tunnels", limits.connections, &ground.metrics);
         let (tasks, over) = (ground.tasks.clone(), over.clone());
         ground.spawn("accept", async move {
             accept::run(acceptor, hall, tasks).await;

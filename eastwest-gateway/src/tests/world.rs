@@ -31,7 +31,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    app::{Addresses, DataPath, Ground, Sockets},
+    app::{Addresses, DataPath, Ground},
     config::Config,
 };
 
@@ -188,8 +188,8 @@ impl World {
         let (publisher, views) = Publisher::new(view);
         let ground = Ground::new(Stop::default());
         let identity = domain.identity("/ns/isthmus-system/sa/gateway", &[]);
-        let sockets = Sockets::bind(&config).unwrap();
-        let data_path = DataPath::start(config, sockets, views, identity.clone(), ground.clone()).unwrap();
+        let admin = ground.open_pages(&config).unwrap();
+        let data_path = DataPath::start(&config, admin, views, identity.clone(), ground.clone()).unwrap();
         Self {
             domain,
             identity,
