@@ -1,6 +1,8 @@
 //! TLS configurations from an identity: TLS 1.3 (1.2 for Istio's peers), post-quantum key exchange first, certificates
 //! read at each handshake, peers verified by SPIFFE's rules. No configuration outlives a change of bundles.
 
+mod verifier;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
@@ -10,22 +12,16 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
-    client::{
-        ResolvesClientCert,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    SignatureScheme,
+    client::ResolvesClientCert,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{
-        ClientHello, ResolvesServerCert,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use self::verifier::Verifier;
 use super::{
-    Alpn, Fault, Side, SpiffeId, Svid, TrustDomain,
+    Alpn, Fault, SpiffeId, Svid, TrustDomain,
     system::{self, Role},
     verify::Trust,
 };
@@ -225,133 +221,6 @@ pub(super) fn client_config(
     config.resumption = rustls::client::Resumption::in_memory_sessions(SESSIONS_MAX);
     config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
     config
-}
-
-/// SPIFFE's rules in the form that TLS asks for.
-#[derive(Debug)]
-struct Verifier {
-    trust: Arc<Trust>,
-    /// None = anybody whose certificate is good: the caller decides.
-    expect: Option<Expect>,
-    client_auth: ClientAuth,
-}
-
-impl Verifier {
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        side: Side,
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        let id = self.trust.verify(leaf, intermediates, side, now)?;
-        if let Some(expect) = &self.expect {
-            expect.check(&id)?;
-        }
-        Ok(())
-    }
-
-    fn tls12(
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn tls13(
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn schemes() -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
-}
-
-impl ServerCertVerifier for Verifier {
-    /// The name is not looked at: an SVID says who it is, not where it runs.
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, Side::Server, now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Self::tls12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Self::tls13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Self::schemes()
-    }
-}
-
-impl ClientCertVerifier for Verifier {
-    fn client_auth_mandatory(&self) -> bool {
-        self.client_auth == ClientAuth::Required
-    }
-
-    /// None: hints would tell strangers with whom this region federates.
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, Side::Client, now)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Self::tls12(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Self::tls13(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Self::schemes()
-    }
 }
 
 #[cfg(test)]

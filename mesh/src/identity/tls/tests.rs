@@ -1,11 +1,12 @@
-use rustls::{CommonState, HandshakeKind, ProtocolVersion};
+use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::{
     identity::{
-        ALPN_H2, ALPN_HTTP_CLIENT, ALPN_NONE, ALPN_TCP_CLIENT, Bootstrap, Identity, IdentityError,
+        ALPN_H2, ALPN_HTTP_CLIENT, ALPN_NONE, ALPN_TCP_CLIENT, Bootstrap, Identity, IdentityError, Side,
         testing::{Ca, leaf},
     },
     model::RegionId,

@@ -232,6 +232,24 @@ async fn other_bundles_leave_a_connection_alone() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_silent_stranger_is_hung_up_on() {
+    use tokio::io::AsyncReadExt;
+    let (_eu, _us, server, _client) = federation().await;
+    let begun = crate::runtime::clock::now();
+    let mut stranger = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+    let mut byte = [0];
+    let read = tokio::time::timeout(Duration::from_secs(60), stranger.read(&mut byte));
+    assert_eq!(read.await.expect("hung up on").unwrap_or(0), 0);
+    let waited = crate::runtime::clock::now() - begun;
+    assert!(waited >= Duration::from_secs(10), "but given a chance: {waited:?}");
+    let metrics = server.metrics.render();
+    assert!(
+        metrics.contains("isthmus_handshake_failed_total{listener=\"test\"} 1"),
+        "{metrics}"
+    );
+}
+
 #[tokio::test]
 async fn a_stop_cuts_what_does_not_finish() {
     let (_eu, _us, server, client) = federation().await;
