@@ -20,6 +20,8 @@ mod service;
 mod settings;
 mod snapshot;
 mod state_machine;
+#[cfg(test)]
+mod tests;
 mod type_config;
 mod wire;
 

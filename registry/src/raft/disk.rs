@@ -48,6 +48,16 @@ pub(crate) struct Disk {
 struct Free {
     path: PathBuf,
     bytes: AtomicU64,
+    #[cfg(test)]
+    pretended: std::sync::atomic::AtomicBool,
+}
+
+/// sled panics when it is dropped over a disk that has failed. Where a panic is the end of the process, it is left to the
+/// end of the process, which follows in order.
+fn close(engine: Sled) {
+    if cfg!(panic = "abort") && engine.sync().is_err() {
+        std::mem::forget(engine);
+    }
 }
 
 impl Disk {
@@ -70,7 +80,7 @@ impl Disk {
                 match order {
                     Order::Run(job) => job(&engine),
                     Order::Close(closed) => {
-                        drop(engine);
+                        close(engine);
                         let _ = closed.send(()); // nobody waits any more
                         return;
                     }
@@ -91,6 +101,8 @@ impl Disk {
             free: Arc::new(Free {
                 path: data_dir.to_owned(),
                 bytes: AtomicU64::new(u64::MAX),
+                #[cfg(test)]
+                pretended: Default::default(),
             }),
             sync_seconds: metrics.histogram("isthmus_raft_sync_seconds", "time of one append with its flush", &[]),
         };
@@ -141,9 +153,22 @@ impl Disk {
 
     /// Looks how much room there is; blocks as briefly as a system call.
     pub(crate) fn look(&self) {
+        #[cfg(test)]
+        if self.free.pretended.load(Ordering::Relaxed) {
+            return;
+        }
         if let Ok(stat) = rustix::fs::statvfs(&self.free.path) {
             let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
             self.free.bytes.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, free_mib: Option<u64>) {
+        self.free.pretended.store(free_mib.is_some(), Ordering::Relaxed);
+        match free_mib {
+            Some(free_mib) => self.free.bytes.store(free_mib << 20, Ordering::Relaxed),
+            None => self.look(),
         }
     }
 

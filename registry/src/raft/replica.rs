@@ -363,6 +363,18 @@ impl Replica {
     }
 }
 
+#[cfg(test)]
+impl Replica {
+    pub(crate) fn core_metrics(&self) -> openraft::RaftMetrics<u64, Node> {
+        self.core.metrics.borrow().clone()
+    }
+
+    /// As if so much were free; none = as it is.
+    pub(crate) fn pretend_room(&self, free_mib: Option<u64>) {
+        self.core.disk.pretend(free_mib);
+    }
+}
+
 /// Writes into a channel, waiting for room. For blocking threads.
 struct Parts(mpsc::Sender<Bytes>);
 
@@ -393,7 +405,7 @@ fn config(settings: &Settings) -> Result<Arc<openraft::Config>, Error> {
         replication_lag_threshold: settings.snapshot_every * 2,
         snapshot_max_chunk_size: MIB,
         max_in_snapshot_log_to_keep: settings.snapshot_every / 2,
-        purge_batch_size: 1000,
+        purge_batch_size: (settings.snapshot_every / 2).min(1000),
         ..openraft::Config::default()
     };
     config

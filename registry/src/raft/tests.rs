@@ -1,0 +1,6 @@
+//! Whole groups in one process: real disks, real TLS, real sockets on loopback.
+
+mod cut;
+mod group;
+mod store;
+mod world;
