@@ -1,0 +1,105 @@
+//! `isthmus registry init`, `snapshot`, `node-token` and `remove-node`: what is done to a registry rather than by it.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use proto::admin::v1::{CreateNodeTokenRequest, RemoveNodeRequest, SaveSnapshotRequest};
+use serde::Serialize;
+
+use super::Context;
+use crate::{
+    args::{RegistryCommand, SnapshotCommand},
+    daemon,
+    failure::{Exit, Failure, Outcome},
+};
+
+pub(super) async fn run(context: &Context, command: RegistryCommand) -> Outcome {
+    match command {
+        RegistryCommand::Init { config } => init(context, &config).await,
+        RegistryCommand::Snapshot(SnapshotCommand::Save { file }) => save(context, &file).await,
+        RegistryCommand::Snapshot(SnapshotCommand::Restore { file, config }) => restore(context, &file, &config).await,
+        RegistryCommand::NodeToken { ttl } => {
+            let request = CreateNodeTokenRequest {
+                ttl_seconds: ttl.as_secs().max(1),
+            };
+            let client = context.client().await?;
+            let token = client
+                .call(|mut admin| async move { admin.create_node_token(request).await })
+                .await?;
+            context.printer.show(&token, |token| token.token.clone())
+        }
+        RegistryCommand::RemoveNode { id } => {
+            let request = RemoveNodeRequest { node: id };
+            let client = context.client().await?;
+            let done = client
+                .call(|mut admin| async move { admin.remove_node(request).await })
+                .await?;
+            context.printer.show(&done, |_| {
+                format!("node {id} is out for good; it may be switched off, and never comes back under this number")
+            })
+        }
+    }
+}
+
+async fn init(context: &Context, path: &Path) -> Outcome {
+    daemon::registry_config(path)?;
+    let _ = context;
+    Err(daemon::absent("registry"))
+}
+#[derive(Serialize)]
+struct Saved {
+    file: PathBuf,
+    bytes: u64,
+}
+
+async fn save(context: &Context, file: &Path) -> Outcome {
+    let client = context.client().await?;
+    let mut stream = client
+        .call(|mut admin| async move { admin.save_snapshot(SaveSnapshotRequest {}).await })
+        .await?;
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    // Beside the target, so that the last step is a rename: the file is whole or absent.
+    let mut part = tempfile::NamedTempFile::new_in(folder).map_err(|error| {
+        Failure::new(Exit::Failed, error).while_doing(format!("cannot write in {}", folder.display()))
+    })?;
+    let mut bytes = 0;
+    while let Some(chunk) = next(context, &mut stream).await? {
+        part.write_all(&chunk.data)?;
+        bytes += chunk.data.len() as u64;
+    }
+    part.as_file().sync_all()?;
+    part.persist(file).map_err(|error| {
+        Failure::new(Exit::Failed, error.error).while_doing(format!("cannot write {}", file.display()))
+    })?;
+    let saved = Saved {
+        file: file.to_owned(),
+        bytes,
+    };
+    context.printer.show(&saved, |saved| {
+        format!("saved {} bytes in {}", saved.bytes, saved.file.display())
+    })
+}
+
+async fn next<T>(context: &Context, stream: &mut tonic::Streaming<T>) -> Outcome<Option<T>> {
+    match tokio::time::timeout(context.global.timeout, stream.message()).await {
+        Ok(message) => Ok(message?),
+        Err(_) => Err(Failure::text(
+            Exit::Unreachable,
+            "the snapshot stopped coming; nothing was saved",
+        )),
+    }
+}
+
+async fn restore(context: &Context, file: &Path, path: &Path) -> Outcome {
+    daemon::registry_config(path)?;
+    let snapshot = fs::File::open(file)
+        .map_err(|error| Failure::new(Exit::Failed, error).while_doing(format!("cannot read {}", file.display())))?;
+    let _ = (snapshot, context);
+    Err(daemon::absent("registry"))
+}
