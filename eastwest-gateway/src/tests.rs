@@ -2,5 +2,6 @@
 
 mod admission;
 mod lifecycle;
+mod registry;
 mod tunnels;
 pub(crate) mod world;

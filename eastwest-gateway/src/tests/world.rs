@@ -142,7 +142,13 @@ impl Domain {
 
     pub(crate) fn svid(&self, account: &str) -> Svid {
         let request = KeyRequest::generate().unwrap();
-        let der = CertificateSigningRequestDer::from(request.der().to_vec());
+        let chain = vec![self.sign(request.der(), account)];
+        request.complete(chain).unwrap()
+    }
+
+    /// A leaf certificate, DER.
+    pub(crate) fn sign(&self, csr: &[u8], account: &str) -> Vec<u8> {
+        let der = CertificateSigningRequestDer::from(csr.to_vec());
         let mut csr = CertificateSigningRequestParams::from_der(&der).unwrap();
         csr.params.subject_alt_names = vec![SanType::URI(
             format!("spiffe://{}{account}", self.name).try_into().unwrap(),
@@ -150,8 +156,7 @@ impl Domain {
         csr.params.is_ca = IsCa::ExplicitNoCa;
         csr.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         csr.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = csr.signed_by(&self.issuer).unwrap();
-        request.complete(vec![leaf.der().to_vec()]).unwrap()
+        csr.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 
     /// Somebody of this domain who trusts it and `others`.
