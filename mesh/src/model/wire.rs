@@ -1,13 +1,15 @@
 //! Between protobuf messages and the model. Everything from outside passes here and is refused when it breaks a bound.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+mod policy;
+
+use std::net::IpAddr;
 
 use proto::registry::v1 as pb;
 use thiserror::Error;
 
 use super::{
-    Endpoint, EndpointState, Gateway, Held, Incarnation, Key, Locality, Override, Port, Quota, RegionStatus, Resource,
-    Revision, Service, ServiceName, Tenant, TenantShare, Timestamp, Update,
+    Endpoint, EndpointState, Gateway, Held, Incarnation, Key, Locality, Port, Resource, Revision, Service, ServiceName,
+    Timestamp, Update,
 };
 use crate::identity::{Bundle, SpiffeId, TrustDomain};
 
@@ -289,147 +291,6 @@ impl TryFrom<pb::TrustBundle> for Bundle {
         let region = field("bundle.region", bundle.region.parse())?;
         let anchors = bundle.anchors.iter().map(|der| der.to_vec()).collect();
         field("bundle.anchors", Self::new(domain, region, bundle.sequence, anchors))
-    }
-}
-
-impl From<Tenant> for pb::Tenant {
-    fn from(tenant: Tenant) -> Self {
-        Self {
-            id: tenant.id.to_string(),
-            namespaces: tenant.namespaces.iter().map(ToString::to_string).collect(),
-            quota: Some(pb::Quota {
-                requests_per_second: tenant.quota.requests_per_second,
-                burst: tenant.quota.burst,
-                services: tenant.quota.services,
-                endpoints: tenant.quota.endpoints,
-            }),
-            region: tenant.region.to_string(),
-        }
-    }
-}
-
-impl TryFrom<pb::Tenant> for Tenant {
-    type Error = WireError;
-    fn try_from(tenant: pb::Tenant) -> Result<Self, WireError> {
-        let quota = tenant.quota.unwrap_or_default();
-        Ok(Self {
-            id: field("tenant.id", tenant.id.parse())?,
-            namespaces: namespaces(&tenant.namespaces)?,
-            quota: Quota {
-                requests_per_second: rate("tenant.quota.requests_per_second", quota.requests_per_second)?,
-                burst: rate("tenant.quota.burst", quota.burst)?,
-                services: quota.services,
-                endpoints: quota.endpoints,
-            },
-            region: field("tenant.region", tenant.region.parse())?,
-        })
-    }
-}
-
-fn namespaces(names: &[String]) -> Result<BTreeSet<super::Namespace>, WireError> {
-    at_most("tenant.namespaces", names.len(), 4096)?;
-    names
-        .iter()
-        .map(|name| field("tenant.namespaces", name.parse()))
-        .collect()
-}
-
-fn rate(name: &'static str, rate: f64) -> Result<f64, WireError> {
-    if rate.is_finite() && (0.0..=1e9).contains(&rate) {
-        Ok(rate)
-    } else {
-        Err(WireError::new(name, format!("{rate} is not between 0 and 1e9")))
-    }
-}
-
-impl From<TenantShare> for pb::TenantShare {
-    fn from(share: TenantShare) -> Self {
-        Self {
-            tenant: share.tenant.to_string(),
-            namespaces: share.namespaces.iter().map(ToString::to_string).collect(),
-            rate: share.rate,
-            burst: share.burst,
-            proxies: share.proxies,
-        }
-    }
-}
-
-impl TryFrom<pb::TenantShare> for TenantShare {
-    type Error = WireError;
-    fn try_from(share: pb::TenantShare) -> Result<Self, WireError> {
-        Ok(Self {
-            tenant: field("share.tenant", share.tenant.parse())?,
-            namespaces: namespaces(&share.namespaces)?,
-            rate: rate("share.rate", share.rate)?,
-            burst: rate("share.burst", share.burst)?,
-            proxies: share.proxies,
-        })
-    }
-}
-
-impl From<Override> for pb::Override {
-    fn from(order: Override) -> Self {
-        Self {
-            id: order.id.to_string(),
-            region: order.region.to_string(),
-            percent: order.percent.into(),
-            expires_at_ms: order.expires_at.0,
-            origin: order.origin.to_string(),
-            reason: order.reason,
-        }
-    }
-}
-
-impl TryFrom<pb::Override> for Override {
-    type Error = WireError;
-    fn try_from(order: pb::Override) -> Result<Self, WireError> {
-        let percent = u8::try_from(order.percent)
-            .ok()
-            .filter(|percent| (1..=100).contains(percent));
-        Ok(Self {
-            id: field("override.id", order.id.parse())?,
-            region: field("override.region", order.region.parse())?,
-            percent: percent.ok_or_else(|| WireError::new("override.percent", "must be 1 to 100"))?,
-            expires_at: Timestamp(order.expires_at_ms),
-            origin: field("override.origin", order.origin.parse())?,
-            reason: order.reason.chars().take(TEXT_BYTES_MAX).collect(),
-        })
-    }
-}
-
-impl From<RegionStatus> for pb::RegionStatus {
-    fn from(status: RegionStatus) -> Self {
-        let round_trip = status
-            .round_trip
-            .map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1));
-        Self {
-            region: status.region.to_string(),
-            trust_domain: status.trust_domain.to_string(),
-            round_trip_us: round_trip,
-            heard_at_ms: status.heard_at.0,
-            connected: status.connected,
-            tenant_proxies: status
-                .tenant_proxies
-                .into_iter()
-                .map(|(tenant, n)| (tenant.to_string(), n))
-                .collect(),
-        }
-    }
-}
-
-impl TryFrom<pb::RegionStatus> for RegionStatus {
-    type Error = WireError;
-    fn try_from(status: pb::RegionStatus) -> Result<Self, WireError> {
-        let proxies = status.tenant_proxies.into_iter();
-        let proxies = proxies.map(|(tenant, n)| Ok((field("region.tenant_proxies", tenant.parse())?, n)));
-        Ok(Self {
-            region: field("region.region", status.region.parse())?,
-            trust_domain: field("region.trust_domain", status.trust_domain.parse())?,
-            round_trip: (status.round_trip_us > 0).then(|| Duration::from_micros(status.round_trip_us)),
-            heard_at: Timestamp(status.heard_at_ms),
-            connected: status.connected,
-            tenant_proxies: proxies.collect::<Result<_, WireError>>()?,
-        })
     }
 }
 
