@@ -281,7 +281,7 @@ pub struct PeerRecord {
 }
 
 /// Records of one peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImportSet {
     /// Where the peer's catalogue stands after them.
     pub held: Held,
@@ -303,6 +303,9 @@ pub struct ImportSet {
     pub tenant_proxies: Option<BTreeMap<TenantId, u32>>,
     /// Keys (see `mesh::model::Key`) of records that are gone or no longer visible.
     pub removed: Vec<String>,
+    /// The position that a delta stands on: it is refused when the peer is held elsewhere by now, for instance because
+    /// the import policy became wider. None = stands on nothing.
+    pub base: Option<Held>,
 }
 
 /// A drill and its bounds.

@@ -223,6 +223,7 @@ pub(crate) fn import_set(revision: u64, full: bool) -> ImportSet {
         overrides: Vec::new(),
         tenant_proxies: None,
         removed: Vec::new(),
+        base: None,
     }
 }
 

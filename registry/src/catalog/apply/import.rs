@@ -8,16 +8,20 @@ use mesh::{
 };
 
 use super::{Outcome, Transaction, not_found};
-use crate::catalog::{Definition, ImportSet, Peer, Reply};
+use crate::catalog::{Definition, ImportSet, Peer, Refusal, Reply, State};
 
 impl Transaction<'_> {
     pub(super) fn import(&mut self, region: &RegionId, set: &ImportSet) -> Outcome {
         self.own_region()?;
         let known = self.state.peers.get(region);
         let mut peer = Peer::clone(known.ok_or_else(|| not_found("peer", region))?);
+        if set.base.is_some() && set.base != peer.held {
+            let text = format!("imports from region {region} are held at another position; ask it for a snapshot");
+            return Err(Refusal::Conflict(text));
+        }
         if set.full {
             let named = named(set);
-            for key in self.imported_keys(region) {
+            for key in self.state.imported_keys(region) {
                 if !named.contains(&key) {
                     self.remove_imported(region, &key);
                 }
@@ -175,28 +179,9 @@ impl Transaction<'_> {
         }
     }
 
-    /// Keys of everything that a peer gave and that an import can take away.
-    fn imported_keys(&self, region: &RegionId) -> Vec<Key> {
-        let state = &self.state;
-        let services = state.definitions.iter();
-        let services = services.filter(|(_, origins)| origins.contains_key(region));
-        let endpoints = state.all_endpoints();
-        let endpoints = endpoints.filter(|endpoint| endpoint.locality.region == *region);
-        let gateways = state.gateways.values().filter(|gateway| gateway.region == *region);
-        let tenants = state.tenants.values().filter(|tenant| tenant.region == *region);
-        let overrides = state.overrides.values().filter(|order| order.origin == *region);
-        services
-            .map(|(name, _)| Key::Service(name.clone()))
-            .chain(endpoints.map(|endpoint| Key::Endpoint(endpoint.service.clone(), endpoint.id.clone())))
-            .chain(gateways.map(|gateway| Key::Gateway(gateway.id.clone())))
-            .chain(tenants.map(|tenant| Key::Tenant(tenant.id.clone())))
-            .chain(overrides.map(|order| Key::Override(order.id.clone())))
-            .collect()
-    }
-
     /// Removes all that a peer gave.
     pub(super) fn remove_imports(&mut self, region: &RegionId) {
-        for key in self.imported_keys(region) {
+        for key in self.state.imported_keys(region) {
             self.remove_imported(region, &key);
         }
     }
@@ -204,13 +189,34 @@ impl Transaction<'_> {
     /// Removes services and endpoints of a peer that are no longer taken from it.
     pub(super) fn remove_unwanted(&mut self, peer: &Peer) {
         let region = &peer.record.region;
-        for key in self.imported_keys(region) {
+        for key in self.state.imported_keys(region) {
             if let Key::Service(name) | Key::Endpoint(name, _) = &key
                 && !peer.record.import.accepts(name)
             {
                 self.remove_imported(region, &key);
             }
         }
+    }
+}
+
+impl State {
+    /// Keys of everything that a peer gave and that an import can take away.
+    #[must_use]
+    pub fn imported_keys(&self, region: &RegionId) -> Vec<Key> {
+        let services = self.definitions.iter();
+        let services = services.filter(|(_, origins)| origins.contains_key(region));
+        let endpoints = self.all_endpoints();
+        let endpoints = endpoints.filter(|endpoint| endpoint.locality.region == *region);
+        let gateways = self.gateways.values().filter(|gateway| gateway.region == *region);
+        let tenants = self.tenants.values().filter(|tenant| tenant.region == *region);
+        let overrides = self.overrides.values().filter(|order| order.origin == *region);
+        services
+            .map(|(name, _)| Key::Service(name.clone()))
+            .chain(endpoints.map(|endpoint| Key::Endpoint(endpoint.service.clone(), endpoint.id.clone())))
+            .chain(gateways.map(|gateway| Key::Gateway(gateway.id.clone())))
+            .chain(tenants.map(|tenant| Key::Tenant(tenant.id.clone())))
+            .chain(overrides.map(|order| Key::Override(order.id.clone())))
+            .collect()
     }
 }
 

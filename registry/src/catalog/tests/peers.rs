@@ -256,3 +256,27 @@ fn unexporting_tells_only_those_who_saw_it() {
             .contains("pay.shop")
     );
 }
+
+#[test]
+fn a_delta_that_stands_on_another_position_is_refused() {
+    let mut world = with_peers();
+    world.run(import("us", us_pay(5)));
+    let delta = |base: u64| {
+        let set = ImportSet {
+            base: Some(import_set(base, false).held),
+            ..import_set(9, false)
+        };
+        import("us", set)
+    };
+    assert!(
+        world
+            .refused(delta(4))
+            .starts_with("imports from region us are held at another position")
+    );
+    assert_eq!(world.run(delta(5)), Reply::Done);
+    world.run(Command::PutImportPolicy {
+        peer: region("us"),
+        policy: ImportPolicy::Services([id("cart.shop")].into()),
+    });
+    assert!(world.refused(delta(9)).contains("ask it for a snapshot"));
+}

@@ -1,0 +1,369 @@
+//! One stream between the leaders of two regions, the same at both ends: it exports, imports and pings until one side goes.
+//!
+//! Each side sends its next update when the last one was acknowledged, so that a slow peer gets merged updates and neither
+//! side keeps a queue. An update is acknowledged once it is committed.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt};
+use mesh::{
+    model::{Held, Key, RegionId, Update, WireError},
+    runtime::clock,
+};
+use proto::{
+    federation::v1::{Hello, PeerMessage, Ping, peer_message::Kind},
+    registry::v1 as pb,
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+use super::{
+    Shared,
+    export::{self, Card},
+    import,
+    slot::Place,
+};
+use crate::{
+    catalog::{Command, PeerRecord, Reply},
+    raft::propose,
+    watch::{Scope, Subscriber, chunks},
+};
+
+/// How long the other side may take to introduce itself.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Each side asks this often whether the other is there.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A stream that is silent for longer is given up and dialled anew; nothing is withdrawn.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A position that moved less, with nothing visible in it, is not worth a commit.
+const POSITION_LAG_MAX: u64 = 1_000;
+/// Most resources of one update: a region with more exports has to be split.
+const UPDATE_RESOURCES_MAX: usize = 1_000_000;
+/// Messages on their way out.
+pub(super) const OUT_MAX: usize = 8;
+
+/// Why a stream ended.
+#[derive(Debug, Error)]
+pub(super) enum SessionError {
+    #[error("stream broke: {}", .0.message())]
+    Stream(#[from] Status),
+    #[error("peer closed the stream")]
+    Closed,
+    #[error("peer was silent for {0:?}")]
+    Silent(Duration),
+    #[error("peer sent what it may not: {0}")]
+    Protocol(String),
+    #[error("import was not committed")]
+    Commit(#[from] propose::Error),
+    #[error("import was refused: {0}")]
+    Refused(String),
+    #[error("peer was removed")]
+    PeerRemoved,
+    #[error("import policy changed; a snapshot is needed")]
+    PolicyChanged,
+    #[error("this node does not lead any more")]
+    NotLeader,
+    #[error("another stream took over, or this node stops")]
+    Stopped,
+}
+
+impl From<WireError> for SessionError {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// One stream.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) peer: RegionId,
+    pub(super) place: Place,
+}
+
+impl Session {
+    /// Runs until either side ends it; the error says why, also when all is well.
+    pub(super) async fn run<S>(self, mut incoming: S, out: mpsc::Sender<PeerMessage>) -> SessionError
+    where
+        S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
+    {
+        let error = match self.meet(&mut incoming, &out).await {
+            Ok((held, theirs)) => self.exchange(incoming, &out, held, theirs).await,
+            Err(error) => error,
+        };
+        self.place.ended(&chain(&error));
+        error
+    }
+
+    /// Both introduce themselves. Gives what is held of the peer, and what the peer holds.
+    async fn meet<S>(
+        &self,
+        incoming: &mut S,
+        out: &mpsc::Sender<PeerMessage>,
+    ) -> Result<(Option<Held>, Option<Held>), SessionError>
+    where
+        S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
+    {
+        // A new leader must not ask for less than its predecessor committed.
+        self.shared.home.catch_up().await?;
+        let state = self.shared.hub.state();
+        let peer = state.peer(&self.peer).ok_or(SessionError::PeerRemoved)?;
+        let card = export::card(&state, self.shared.home.addresses()).ok_or(SessionError::PeerRemoved)?;
+        let held = peer.held;
+        let hello = Hello {
+            card: Some(card.into()),
+            held: held.map(Into::into),
+        };
+        send(out, Kind::Hello(hello)).await?;
+        let first = tokio::select! {
+            () = self.place.stop.ordered() => return Err(SessionError::Stopped),
+            first = tokio::time::timeout(HELLO_TIMEOUT, incoming.next()) => first,
+        };
+        let first = first.map_err(|_| SessionError::Silent(HELLO_TIMEOUT))?;
+        let Some(Kind::Hello(hello)) = first.ok_or(SessionError::Closed)??.kind else {
+            return Err(SessionError::Protocol("its first message is no hello".into()));
+        };
+        let card = hello
+            .card
+            .ok_or_else(|| SessionError::Protocol("its hello has no card".into()))?;
+        self.note_card(&peer.record, card.try_into()?).await?;
+        self.place.connected(clock::wall());
+        Ok((held, hello.held.map(Into::into)))
+    }
+
+    /// Keeps where the peer's nodes are, and which life its catalogue is in. Its anchors come as an import only.
+    async fn note_card(&self, known: &PeerRecord, card: Card) -> Result<(), SessionError> {
+        let domain = known.bundle.trust_domain();
+        if card.region != self.peer || card.bundle.trust_domain() != domain {
+            let text = format!(
+                "it calls itself {} of {}, expected was {} of {domain}",
+                card.region,
+                card.bundle.trust_domain(),
+                self.peer
+            );
+            return Err(SessionError::Protocol(text));
+        }
+        let mut record = known.clone();
+        record.incarnation = card.incarnation;
+        if !card.addresses.is_empty() {
+            record.addresses = card.addresses;
+        }
+        if record != *known {
+            self.commit(Command::PutPeer(record)).await?;
+        }
+        Ok(())
+    }
+
+    async fn exchange<S>(
+        &self,
+        incoming: S,
+        out: &mpsc::Sender<PeerMessage>,
+        held: Option<Held>,
+        theirs: Option<Held>,
+    ) -> SessionError
+    where
+        S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
+    {
+        // One update at a time is on its way: the peer waits for its acknowledgement.
+        let (updates, imports) = mpsc::channel(1);
+        let (acks, acked) = watch::channel(Held::default());
+        let ended: Result<(), SessionError> = tokio::select! {
+            () = self.place.stop.ordered() => Err(SessionError::Stopped),
+            ended = self.hear(incoming, out, updates, acks) => ended,
+            ended = self.export(out, theirs, acked) => ended,
+            ended = self.import(out, held, imports) => ended,
+            ended = ping(out) => ended,
+            ended = self.mind() => ended,
+        };
+        ended.err().unwrap_or(SessionError::Closed)
+    }
+
+    async fn hear<S>(
+        &self,
+        mut incoming: S,
+        out: &mpsc::Sender<PeerMessage>,
+        updates: mpsc::Sender<Update>,
+        acks: watch::Sender<Held>,
+    ) -> Result<(), SessionError>
+    where
+        S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
+    {
+        let mut open: Option<pb::Update> = None;
+        loop {
+            let message = tokio::time::timeout(SILENCE_MAX, incoming.next()).await;
+            let message = message.map_err(|_| SessionError::Silent(SILENCE_MAX))?;
+            let message = message.ok_or(SessionError::Closed)??;
+            self.place.heard(clock::wall());
+            match message.kind {
+                Some(Kind::Update(chunk)) => {
+                    if let Some(update) = joined(&mut open, chunk)? {
+                        let update = Update::try_from(update)?;
+                        updates
+                            .try_send(update)
+                            .map_err(|_| SessionError::Protocol("an update before the last was acknowledged".into()))?;
+                    }
+                }
+                Some(Kind::Ack(held)) => {
+                    let held = Held::from(held);
+                    self.place.acknowledged(held.revision);
+                    acks.send_replace(held);
+                }
+                Some(Kind::Ping(ping)) => send(out, Kind::Pong(ping)).await?,
+                Some(Kind::Pong(pong)) => {
+                    if let Ok(micros) = u64::try_from(micros_now().saturating_sub(pong.sent_at_us)) {
+                        self.place.round_trip(Duration::from_micros(micros));
+                    }
+                }
+                Some(Kind::Hello(_)) => return Err(SessionError::Protocol("a second hello".into())),
+                // A newer version's message: nothing that this one could do.
+                None => {}
+            }
+        }
+    }
+
+    async fn export(
+        &self,
+        out: &mpsc::Sender<PeerMessage>,
+        theirs: Option<Held>,
+        mut acked: watch::Receiver<Held>,
+    ) -> Result<(), SessionError> {
+        let mut subscriber = Subscriber::new(&self.shared.hub, Scope::ExportedTo(self.peer.clone()), theirs);
+        loop {
+            let update = subscriber.next().await.ok_or(SessionError::Stopped)?;
+            let held = update.held;
+            for chunk in chunks(update) {
+                send(out, Kind::Update(chunk)).await?;
+            }
+            acked
+                .wait_for(|acked| *acked == held)
+                .await
+                .map_err(|_| SessionError::Closed)?;
+        }
+    }
+
+    async fn import(
+        &self,
+        out: &mpsc::Sender<PeerMessage>,
+        mut committed: Option<Held>,
+        mut updates: mpsc::Receiver<Update>,
+    ) -> Result<(), SessionError> {
+        while let Some(update) = updates.recv().await {
+            if update.region != self.peer {
+                return Err(SessionError::Protocol(format!("an update of region {}", update.region)));
+            }
+            let held = update.held;
+            if !is_skipped(&update, committed) {
+                let owned: Vec<Key> = self.shared.hub.state().imported_keys(&self.peer);
+                for set in import::sets(&self.peer, update, committed, &owned) {
+                    self.commit(Command::Import {
+                        peer: self.peer.clone(),
+                        set: Box::new(set),
+                    })
+                    .await?;
+                }
+                committed = Some(held);
+            }
+            send(out, Kind::Ack(held.into())).await?;
+        }
+        Err(SessionError::Closed)
+    }
+
+    async fn commit(&self, command: Command) -> Result<(), SessionError> {
+        match self.shared.home.propose(command).await? {
+            Reply::Refused(refusal) => Err(SessionError::Refused(refusal.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the stream when its reason is gone: the peer, what it was asked for, or this node's leadership.
+    async fn mind(&self) -> Result<(), SessionError> {
+        let mut moments = self.shared.hub.moments();
+        let mut leader = self.shared.home.leader_changed();
+        let import = |state: &crate::catalog::State| Some(state.peer(&self.peer)?.record.import.clone());
+        let began = import(&moments.borrow_and_update().state);
+        loop {
+            if !self.shared.home.is_leader() {
+                return Err(SessionError::NotLeader);
+            }
+            let current = import(&moments.borrow_and_update().state);
+            if current.is_none() {
+                return Err(SessionError::PeerRemoved);
+            }
+            if current != began {
+                return Err(SessionError::PolicyChanged);
+            }
+            tokio::select! {
+                changed = moments.changed() => changed.map_err(|_| SessionError::Stopped)?,
+                changed = leader.changed() => changed.map_err(|_| SessionError::Stopped)?,
+            }
+        }
+    }
+}
+
+/// A delta with nothing in it that is near to what is committed: acknowledged without a commit.
+fn is_skipped(update: &Update, committed: Option<Held>) -> bool {
+    let is_empty = !update.full && update.upserts.is_empty() && update.removed.is_empty();
+    is_empty
+        && committed.is_some_and(|held| {
+            let ahead = update.held.revision.0.checked_sub(held.revision.0);
+            held.incarnation == update.held.incarnation && ahead.is_some_and(|ahead| ahead < POSITION_LAG_MAX)
+        })
+}
+
+/// Puts chunks together; gives the whole at the last one.
+fn joined(open: &mut Option<pb::Update>, chunk: pb::Update) -> Result<Option<pb::Update>, SessionError> {
+    let more = chunk.more;
+    let whole = match open.take() {
+        None => chunk,
+        Some(mut whole) => {
+            if whole.held != chunk.held || whole.full != chunk.full || whole.region != chunk.region {
+                return Err(SessionError::Protocol("a chunk of another update".into()));
+            }
+            whole.upserts.extend(chunk.upserts);
+            whole.removed.extend(chunk.removed);
+            whole
+        }
+    };
+    if whole.upserts.len() + whole.removed.len() > UPDATE_RESOURCES_MAX {
+        let text = format!("an update of more than {UPDATE_RESOURCES_MAX} resources");
+        return Err(SessionError::Protocol(text));
+    }
+    if more {
+        *open = Some(whole);
+        return Ok(None);
+    }
+    Ok(Some(whole))
+}
+
+async fn ping(out: &mpsc::Sender<PeerMessage>) -> Result<(), SessionError> {
+    let mut tick = tokio::time::interval(PING_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let sent_at_us = micros_now();
+        send(out, Kind::Ping(Ping { sent_at_us })).await?;
+    }
+}
+
+/// Monotonic, since the process' first ping.
+fn micros_now() -> i64 {
+    static ORIGIN: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
+    let origin = ORIGIN.get_or_init(clock::now);
+    i64::try_from(clock::now().duration_since(*origin).as_micros()).unwrap_or(i64::MAX)
+}
+
+async fn send(out: &mpsc::Sender<PeerMessage>, kind: Kind) -> Result<(), SessionError> {
+    let message = PeerMessage { kind: Some(kind) };
+    out.send(message).await.map_err(|_| SessionError::Closed)
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

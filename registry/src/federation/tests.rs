@@ -1,0 +1,1 @@
+//! Two regions and more over real sockets, each with one node and no Raft.
