@@ -1,3 +1,17 @@
-//! The region to the outside: what each API takes, checks and answers.
+//! The faces of a node: what agents, proxies, operators and programs call. Each call is judged by the caller's certificate
+//! first. Decides nothing about the catalogue: that is done by proposals.
 
+mod admin;
+mod certificate;
+mod http;
+mod join;
+mod outward;
+mod register;
 pub mod watch;
+
+pub(crate) use admin::{Admin, AdminApi};
+pub(crate) use certificate::{CertificateApi, OPERATOR_LIFETIME};
+pub(crate) use http::pages;
+pub(crate) use join::Joins;
+pub(crate) use outward::Error;
+pub(crate) use register::RegisterApi;

@@ -1,11 +1,20 @@
 //! One region's catalogue, replicated, and its federation with the registries of other regions.
+//!
+//! The way of a fact: `ingest` proposes it, [`raft`] commits it, [`catalog`] applies it, [`watch`] publishes it. `app` wires
+//! a node together, `node` makes one, `api` is what others call.
 
 pub mod api;
+mod app;
 pub mod authority;
 pub mod catalog;
 pub mod config;
 pub mod federation;
+mod ingest;
+mod metrics;
+mod node;
 pub mod raft;
 pub mod watch;
 
+pub use app::{Addresses, Running, run, start};
 pub use config::Config;
+pub use node::{Error, InitReport, init, restore};

@@ -1,0 +1,406 @@
+//! Builds a node: opens its replica, binds its listeners, and wires what others only know as a trait or a handle. The only
+//! file that knows everybody; decides nothing itself.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use mesh::{
+    dns,
+    identity::{ClientAuth, Identity, Svid, TrustDomain},
+    model::{Locality, NodeId},
+    net::{
+        grpc::{self, Serve},
+        listen::listen,
+    },
+    ops::{self, Metrics},
+    runtime::{OnExit, Ready, Stop, Tasks, clock},
+    subscribe::Views,
+};
+use proto::{
+    admin::v1::{self as admin_pb, admin_server::AdminServer},
+    registry::v1::{certificates_server::CertificatesServer, register_server::RegisterServer},
+};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tracing::{info, warn};
+
+use crate::{
+    api::{self, Admin, AdminApi, CertificateApi, Joins, RegisterApi, watch::WatchService},
+    catalog::{Command, Reply},
+    config::Config,
+    ingest::{Agents, Expiry},
+    metrics::Meters,
+    node::{self, Card, Disk, Error, Renewal},
+    raft::{Replica, propose::Committed},
+    watch::Hub,
+};
+
+/// How often the gauges are taken.
+const GAUGES: Duration = Duration::from_secs(1);
+/// On top of the streams' own deadline: the replica closes its database last.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// What the parts of a node share.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) node: NodeId,
+    pub(crate) identity: Identity,
+    pub(crate) replica: Replica,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) views: Views,
+    pub(crate) meters: Meters,
+    pub(crate) tasks: Tasks,
+}
+
+impl Parts {
+    /// Proposes; what the catalogue refuses is an error.
+    pub(crate) async fn propose(&self, command: Command) -> Result<Committed, api::Error> {
+        let committed = self.replica.propose(command).await?;
+        match committed.reply {
+            Reply::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(committed),
+        }
+    }
+
+    /// Who watches this node.
+    pub(crate) fn subscribers(&self) -> Vec<admin_pb::Subscriber> {
+        let subscribers = self.hub.subscribers().list(clock::wall());
+        subscribers
+            .into_iter()
+            .map(|subscriber| admin_pb::Subscriber {
+                name: subscriber.name,
+                acknowledged_revision: subscriber.acknowledged.0,
+                lag_ms: u64::try_from(subscriber.lag.as_millis()).unwrap_or(u64::MAX),
+            })
+            .collect()
+    }
+}
+
+/// Where a node really listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Registration, watch, certificates, admin.
+    pub api: SocketAddr,
+    /// The other nodes.
+    pub raft: SocketAddr,
+    /// Health, metrics, JSON.
+    pub http: SocketAddr,
+    /// Other regions.
+    pub federation: SocketAddr,
+    /// DNS over UDP and TCP.
+    pub dns: SocketAddr,
+}
+
+/// A node that runs.
+pub struct Running {
+    /// Where it listens.
+    pub addresses: Addresses,
+    /// Its id.
+    pub node: NodeId,
+    /// What it still waits for.
+    pub ready: Ready,
+    parts: Arc<Parts>,
+}
+
+impl Running {
+    /// Its replica, for tests that look inside.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.parts.replica
+    }
+
+    /// Waits for the order to stop, then until everything has ended.
+    ///
+    /// # Errors
+    /// The first critical part that ended by itself.
+    pub async fn finish(self) -> Result<(), Error> {
+        let tasks = self.parts.tasks.clone();
+        let patience = self.parts.config.stop_deadline + CLOSE_WAIT;
+        // The parts hold the replica, and the replica its database.
+        drop(self);
+        Ok(tasks.join(patience).await?)
+    }
+}
+
+/// Runs a node until it is told to stop. `join` is a node token, used at the first start only.
+///
+/// # Errors
+/// When it cannot start, or a critical part ends by itself.
+pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(), Error> {
+    let running = Box::pin(start(config, join, stop)).await?;
+    info!(node = %running.node, addresses = ?running.addresses, "registry node runs");
+    running.finish().await
+}
+
+/// Starts a node and returns once it listens. See [`run`].
+///
+/// # Errors
+/// When it cannot start; whatever was started is then stopped.
+pub async fn start(mut config: Config, join: Option<String>, stop: Stop) -> Result<Running, Error> {
+    let disk = Disk::new(&config.data_dir);
+    let card = card(&config, &disk, join).await?;
+    config.trust_domain = card.trust_domain.clone();
+    let tasks = Tasks::new(stop.child());
+    let started = Box::pin(assemble(config, card, disk, tasks.clone())).await;
+    if started.is_err() {
+        tasks.stop().order();
+        // The failure to start is what matters; what had been started ends in its own time.
+        let _ = tasks.join(CLOSE_WAIT).await;
+    }
+    started
+}
+
+async fn card(config: &Config, disk: &Disk, join: Option<String>) -> Result<Card, Error> {
+    let card = match (disk.card()?, join) {
+        (Some(card), None) => card,
+        (Some(card), Some(_)) => {
+            info!(node = %card.node, "this node has joined before; the token is ignored");
+            card
+        }
+        (None, Some(token)) => Box::pin(node::join(config, &token)).await?,
+        (None, None) => return Err(Error::NoNode(config.data_dir.clone())),
+    };
+    if card.region != config.region {
+        return Err(Error::OtherRegion {
+            found: card.region,
+            wanted: config.region.clone(),
+        });
+    }
+    if card.trust_domain != config.trust_domain {
+        warn!(kept = %card.trust_domain, ignored = %config.trust_domain, "trust domain is the one that the region was made with");
+    }
+    Ok(card)
+}
+
+/// The node's identity. A certificate that ended while the node was down cannot vouch for it any more; until the replica is
+/// open and the region's authority known, a throw-away one stands in, which nobody trusts.
+fn identity(disk: &Disk, card: &Card) -> Result<(Identity, Standing), Error> {
+    let spoiled = |fault| Error::Spoiled {
+        path: disk.identity(),
+        fault,
+    };
+    let bundle = card
+        .bundle()
+        .ok_or_else(|| spoiled("its anchors are no certificates"))?;
+    let svid = Svid::load(&disk.identity())?.ok_or_else(|| spoiled("the certificate is gone"))?;
+    match Identity::new(svid, [Arc::new(bundle)]) {
+        Ok(identity) => Ok((identity, Standing::Own)),
+        Err(error) => {
+            warn!(%error, "own certificate is not good any more; the region's authority issues another");
+            Ok((node::stand_in(&card.region, &card.trust_domain)?, Standing::ThrowAway))
+        }
+    }
+}
+
+/// Whose certificate a node begins with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Own,
+    ThrowAway,
+}
+
+async fn assemble(config: Config, card: Card, disk: Disk, tasks: Tasks) -> Result<Running, Error> {
+    let (metrics, ready) = (Metrics::default(), Ready::default());
+    let meters = Meters::new(&metrics);
+    let (identity, standing) = identity(&disk, &card)?;
+    let hub = Hub::new(&metrics);
+    let publish = Arc::clone(&hub);
+    let replica = Replica::open(config.replica(card.node), identity.clone(), publish, &metrics, &tasks).await?;
+    take_own(&config, (&identity, standing), &replica, &disk)?;
+
+    let bound = Bound::bind(&config)?;
+    let views = hub.local_views(&tasks);
+    let parts = Arc::new(Parts {
+        trust_domain: card.trust_domain,
+        node: card.node,
+        identity,
+        replica,
+        hub,
+        views,
+        meters,
+        tasks: tasks.clone(),
+        config,
+    });
+    let dns = serve_dns(&parts, &metrics).await?;
+    let addresses = bound.serve(&parts, &metrics, &ready, dns)?;
+    watch_over(&parts, &ready);
+    tasks.spawn(
+        "metrics-upkeep",
+        OnExit::Ignore,
+        until(tasks.stop().clone(), metrics.upkeep()),
+    );
+    Ok(Running {
+        addresses,
+        node: card.node,
+        ready,
+        parts,
+    })
+}
+
+/// What the catalogue on disk knows of the own certificate counts before anybody is talked to.
+fn take_own(
+    config: &Config,
+    (identity, standing): (&Identity, Standing),
+    replica: &Replica,
+    disk: &Disk,
+) -> Result<(), Error> {
+    let state = replica.state();
+    if standing == Standing::ThrowAway && state.authority().is_none() {
+        return Err(Error::Spoiled {
+            path: disk.identity(),
+            fault: "the certificate ended before this node had its region's catalogue",
+        });
+    }
+    identity.replace_bundles(state.bundles().cloned());
+    if let Some(svid) = node::renewed(config, identity, &state)? {
+        svid.save(&disk.identity())?;
+        identity.replace_svid(svid)?;
+    }
+    Ok(())
+}
+
+/// The listeners of a node, bound before anything is served: a port in use is found before any agent was told yes.
+struct Bound {
+    api: TcpListener,
+    raft: TcpListener,
+    http: TcpListener,
+    federation: TcpListener,
+}
+
+fn unserved<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |source| Error::Listen {
+        what,
+        source: Box::new(source),
+    }
+}
+
+impl Bound {
+    fn bind(config: &Config) -> Result<Self, Error> {
+        Ok(Self {
+            api: listen(config.listen.api).map_err(unserved("listen.api"))?,
+            raft: listen(config.listen.raft).map_err(unserved("listen.raft"))?,
+            http: listen(config.listen.http).map_err(unserved("listen.http"))?,
+            federation: listen(config.listen.federation).map_err(unserved("listen.federation"))?,
+        })
+    }
+
+    fn serve(self, parts: &Arc<Parts>, metrics: &Metrics, ready: &Ready, dns: SocketAddr) -> Result<Addresses, Error> {
+        let address = |listener: &TcpListener, what| listener.local_addr().map_err(unserved::<std::io::Error>(what));
+        let addresses = Addresses {
+            api: address(&self.api, "listen.api")?,
+            raft: address(&self.raft, "listen.raft")?,
+            http: address(&self.http, "listen.http")?,
+            federation: address(&self.federation, "listen.federation")?,
+            dns,
+        };
+        let joins = Arc::new(Joins(Arc::clone(parts)));
+        let grpc = |name, listener, routes| {
+            let options = Serve {
+                connections_max: parts.config.limits.connections,
+                drain: parts.config.stop_deadline,
+                // Tokens are shown without a certificate; each call judges its caller.
+                ..Serve::new(name, ClientAuth::Optional)
+            };
+            let (identity, tasks) = (parts.identity.clone(), parts.tasks.clone());
+            let served = grpc::serve(listener, identity, options, routes, tasks, metrics.clone());
+            parts.tasks.spawn(name, OnExit::StopProcess, served);
+        };
+        grpc("raft", self.raft, Routes::new(parts.replica.service(joins)));
+        grpc("api", self.api, api_routes(parts));
+        let pages = api::pages(
+            Admin::new(Arc::clone(parts)),
+            ready.clone(),
+            metrics.clone(),
+            parts.config.limits.http_requests,
+        );
+        let served = ops::admin::serve(self.http, pages, parts.tasks.stop().clone());
+        parts.tasks.spawn("http", OnExit::StopProcess, served);
+        Ok(addresses)
+    }
+}
+
+fn api_routes(parts: &Arc<Parts>) -> Routes {
+    let message_bytes = parts.config.limits.message_bytes;
+    let agents = Agents::new(Arc::clone(parts));
+    let expiry = Expiry::new(Arc::clone(parts), Arc::clone(&agents));
+    parts.tasks.spawn("expiry", OnExit::StopProcess, expiry.run());
+    let admin = AdminApi(Admin::new(Arc::clone(parts)));
+    Routes::new(RegisterServer::new(RegisterApi(agents)).max_decoding_message_size(message_bytes))
+        .add_service(
+            CertificatesServer::new(CertificateApi(Arc::clone(parts))).max_decoding_message_size(message_bytes),
+        )
+        .add_service(
+            AdminServer::new(admin)
+                .max_decoding_message_size(message_bytes)
+                .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX),
+        )
+        .add_service(WatchService::server(Arc::clone(&parts.hub), parts.tasks.clone()))
+}
+
+async fn serve_dns(parts: &Arc<Parts>, metrics: &Metrics) -> Result<SocketAddr, Error> {
+    let config = &parts.config;
+    let from = Locality {
+        region: config.region.clone(),
+        zone: config.node.zone.clone(),
+    };
+    let serving = dns::serve(
+        config.dns.clone(),
+        config.listen.dns,
+        parts.views.clone(),
+        from,
+        &parts.tasks,
+        metrics,
+    );
+    Ok(serving.await.map_err(unserved("listen.dns"))?.address)
+}
+
+/// The tasks that live as long as the node.
+fn watch_over(parts: &Arc<Parts>, ready: &Ready) {
+    let tasks = &parts.tasks;
+    tasks.spawn("renewal", OnExit::StopProcess, Renewal::new(Arc::clone(parts)).run());
+    tasks.spawn("gauges", OnExit::StopProcess, gauges(Arc::clone(parts)));
+    let pending = ready.hold("a leader and the region's catalogue");
+    let (parts, stop) = (Arc::clone(parts), tasks.stop().clone());
+    tasks.spawn("first-read", OnExit::Ignore, async move {
+        until(stop, first_read(parts)).await;
+        drop(pending);
+    });
+}
+
+/// Returns once this node has answered a linearizable read of an initialised catalogue.
+async fn first_read(parts: Arc<Parts>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tick.tick().await;
+        if parts.replica.linearize().await.is_ok() && parts.replica.state().region().is_some() {
+            return;
+        }
+    }
+}
+
+async fn until(stop: Stop, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.ordered() => {}
+        () = work => {}
+    }
+}
+
+async fn gauges(parts: Arc<Parts>) {
+    let stop = parts.tasks.stop().clone();
+    let mut tick = tokio::time::interval(GAUGES);
+    loop {
+        tokio::select! {
+            () = stop.ordered() => return,
+            _ = tick.tick() => {}
+        }
+        let (position, state, meters) = (parts.replica.position(), parts.replica.state(), &parts.meters);
+        meters.is_leader.set(f64::from(u8::from(position.is_leader)));
+        meters.revision.set(position.revision.0 as f64);
+        meters.services.set(state.service_count() as f64);
+        meters.endpoints.set(state.all_endpoints().count() as f64);
+        meters.unverified.set(state.unverified_count() as f64);
+        meters.peers.set(state.peers().count() as f64);
+        let connected = state.region_statuses().filter(|status| status.connected).count();
+        meters.peers_connected.set(connected as f64);
+    }
+}

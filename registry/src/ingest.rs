@@ -1,0 +1,11 @@
+//! How facts come in from agents: what they may say, the leases that their streams stand for, and when a lease is over.
+//! Proposes; never changes the catalogue itself.
+
+mod admit;
+mod agent;
+mod expire;
+mod lease;
+
+pub(crate) use admit::Turned;
+pub(crate) use agent::Agents;
+pub(crate) use expire::Expiry;

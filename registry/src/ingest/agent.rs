@@ -1,0 +1,320 @@
+//! The streams of workloads and gateways: each is a lease while it is heard. Promises that what a stream registers is the
+//! caller's own, that heartbeats stay on this node, and that a stream whose lease moved on is told so. Never withdraws an
+//! endpoint itself: see expire.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use mesh::{
+    identity::{SpiffeId, system},
+    model::{EndpointId, EndpointState, Revision, WireError},
+    quota::Gcra,
+    runtime::clock,
+};
+use proto::registry::v1::{self as pb, agent_message, agent_reply};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{sync::mpsc, time::Instant};
+use tonic::{Status, Streaming};
+use tracing::{debug, info};
+
+use super::{
+    admit::{self, Judge},
+    lease::{Held, Term},
+};
+use crate::{
+    api::Error,
+    app::Parts,
+    catalog::{Command, Lessee, Reply, State, WorkloadLease},
+};
+
+/// Answers that may wait for a slow agent; one is enough for an agent that reads.
+const REPLIES_MAX: usize = 8;
+/// An agent that does not read its answers for so long is gone.
+const SEND_WAIT: Duration = Duration::from_secs(5);
+/// What an agent that is turned away for the rate of attachments should wait.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
+/// All streams of this node.
+pub(crate) struct Agents {
+    parts: Arc<Parts>,
+    /// Guards the times at which leases were heard; held for a lookup, never over an await.
+    held: Mutex<Held>,
+    /// Guards the rate of attachments.
+    rate: Mutex<Gcra>,
+    started: Instant,
+    streams: Arc<Semaphore>,
+}
+
+/// What comes back to an agent.
+pub(crate) type Replies = mpsc::Receiver<Result<pb::AgentReply, Status>>;
+
+impl Agents {
+    pub(crate) fn new(parts: Arc<Parts>) -> Arc<Self> {
+        let limits = parts.config.limits;
+        let rate = f64::from(limits.attaches_per_second);
+        Arc::new(Self {
+            held: Mutex::default(),
+            rate: Mutex::new(Gcra::new(rate, rate)),
+            started: clock::now(),
+            streams: Arc::new(Semaphore::new(limits.agents)),
+            parts,
+        })
+    }
+
+    /// Guarded for a moment only; a panic elsewhere left it whole, since no change of it can panic half way.
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a stream in a task of its own.
+    ///
+    /// # Errors
+    /// When this node holds as many streams as it may.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        caller: Option<SpiffeId>,
+        inbound: Streaming<pb::AgentMessage>,
+    ) -> Result<Replies, Error> {
+        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            self.parts.meters.attaches_refused.increment(1);
+            Error::Busy {
+                what: "streams of agents",
+                bound: self.parts.config.limits.agents,
+                wait: BUSY_WAIT,
+            }
+        })?;
+        let (out, replies) = mpsc::channel(REPLIES_MAX);
+        let session = Session {
+            agents: Arc::clone(self),
+            caller,
+            out,
+            term: None,
+            attached_at: Revision(0),
+        };
+        let stream = session.run(inbound, permit);
+        self.parts.tasks.spawn("agent", mesh::runtime::OnExit::Ignore, stream);
+        Ok(replies)
+    }
+
+    fn take_turn(&self) -> Result<(), Error> {
+        let since_start = clock::now().saturating_duration_since(self.started);
+        let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        rate.admit(since_start).map_err(|wait| {
+            self.parts.meters.attaches_refused.increment(1);
+            Error::Busy {
+                what: "attachments per second",
+                bound: self.parts.config.limits.attaches_per_second as usize,
+                wait: wait.max(BUSY_WAIT),
+            }
+        })
+    }
+}
+
+/// One stream.
+struct Session {
+    agents: Arc<Agents>,
+    caller: Option<SpiffeId>,
+    out: mpsc::Sender<Result<pb::AgentReply, Status>>,
+    /// What the stream stands for, once it has attached.
+    term: Option<Term>,
+    attached_at: Revision,
+}
+
+impl Session {
+    async fn run(mut self, inbound: Streaming<pb::AgentMessage>, _permit: OwnedSemaphorePermit) {
+        match self.listen(inbound).await {
+            Ok(()) => debug!(lease = ?self.term, "agent's stream ended"),
+            Err(error) => {
+                info!(lease = ?self.term, caller = ?self.caller, %error, "agent's stream closed");
+                // An agent that is gone needs no reason.
+                let _ = self.out.send_timeout(Err(error.into()), SEND_WAIT).await;
+            }
+        }
+        // The lease lives on: it lapses when it was not heard for its time, here or anywhere.
+    }
+
+    async fn listen(&mut self, mut inbound: Streaming<pb::AgentMessage>) -> Result<(), Error> {
+        let agents = Arc::clone(&self.agents);
+        let (stop, ttl) = (agents.parts.tasks.stop(), agents.parts.config.lease.ttl);
+        loop {
+            let message = tokio::select! {
+                biased; // a stop outranks: the agent can attach elsewhere at once
+                () = stop.ordered() => return Err(Error::Stopping),
+                message = tokio::time::timeout(ttl, inbound.message()) => message,
+            };
+            let message = match message {
+                Err(_) => return Err(Error::Silent(ttl)),
+                // Broken or closed by the agent: both are the end, and nobody is left to tell.
+                Ok(Err(_) | Ok(None)) => return Ok(()),
+                Ok(Ok(Some(message))) => message,
+            };
+            if let Some(term) = &self.term {
+                agents.held().heard(term, clock::now());
+            }
+            let last = matches!(message.kind, Some(agent_message::Kind::Detach(_)));
+            let reply = Box::pin(self.hear(message)).await?;
+            let reply = pb::AgentReply { kind: Some(reply) };
+            if self.out.send_timeout(Ok(reply), SEND_WAIT).await.is_err() || last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn hear(&mut self, message: pb::AgentMessage) -> Result<agent_reply::Kind, Error> {
+        use agent_message::Kind;
+        match message.kind {
+            Some(Kind::Attach(workload)) => {
+                let lease = self.judge(|judge| judge.workload(workload, |_| random_endpoint_id()))?;
+                self.attach_workload(lease).await
+            }
+            Some(Kind::Gateway(gateway)) => {
+                let lease = self.judge(|judge| judge.gateway(gateway))?;
+                let lessee = Lessee::Gateway(lease.gateway.id.clone());
+                self.attach(lessee, Command::AttachGateway(Box::new(lease))).await
+            }
+            Some(Kind::Heartbeat(_)) => {
+                self.check_lease()?;
+                Ok(agent_reply::Kind::Heartbeat(pb::Heartbeat {}))
+            }
+            Some(Kind::State(change)) => self.set_state(admit::state(change.state)).await,
+            Some(Kind::Detach(_)) => self.detach().await,
+            None => Err(WireError::new("kind", "is missing or of a newer version").into()),
+        }
+    }
+
+    fn judge<T>(&self, judge: impl FnOnce(&Judge<'_>) -> Result<T, admit::Turned>) -> Result<T, Error> {
+        let parts = &self.agents.parts;
+        let gateway = system::gateway(&parts.trust_domain);
+        let judged = judge(&Judge {
+            caller: self.caller.as_ref(),
+            region: &parts.config.region,
+            trust_domain: &parts.trust_domain,
+            gateway: &gateway,
+            holder: parts.node,
+        });
+        judged.map_err(|turned| {
+            parts.meters.attaches_refused.increment(1);
+            turned.into()
+        })
+    }
+
+    async fn attach_workload(&mut self, mut lease: WorkloadLease) -> Result<agent_reply::Kind, Error> {
+        let state = self.agents.parts.replica.state();
+        if let Some(known) = state.workload(&lease.id) {
+            if known.lease.identity != lease.identity {
+                self.agents.parts.meters.attaches_refused.increment(1);
+                return Err(admit::Turned::NotYours {
+                    caller: lease.identity,
+                    what: format!("workload {}", lease.id),
+                    hint: format!("that id belongs to {}; choose another id", known.lease.identity),
+                }
+                .into());
+            }
+            for service in &mut lease.services {
+                if let Some(same) = known.lease.services.iter().find(|known| known.name == service.name) {
+                    service.endpoint = same.endpoint.clone();
+                }
+            }
+        }
+        let lessee = Lessee::Workload(lease.id.clone());
+        self.attach(lessee, Command::AttachWorkload(Box::new(lease))).await
+    }
+
+    async fn attach(&mut self, lessee: Lessee, command: Command) -> Result<agent_reply::Kind, Error> {
+        if let Some(term) = &self.term
+            && term.lessee != lessee
+        {
+            return Err(WireError::new(
+                "attach.id",
+                "a stream stands for one workload or gateway; open another one",
+            )
+            .into());
+        }
+        self.agents.take_turn()?;
+        let parts = &self.agents.parts;
+        let began = clock::now();
+        let committed = parts.propose(command).await?;
+        let Reply::Attached { epoch, endpoints } = committed.reply else {
+            return Err(Error::Unexpected);
+        };
+        parts.meters.attached.increment(1);
+        parts
+            .meters
+            .attach
+            .record(clock::now().saturating_duration_since(began).as_secs_f64());
+        let term = Term { lessee, epoch };
+        self.agents.held().heard(&term, clock::now());
+        self.term = Some(term);
+        self.attached_at = committed.revision;
+        Ok(agent_reply::Kind::Attached(pb::Attached {
+            lease_ttl_ms: u64::try_from(parts.config.lease.ttl.as_millis()).unwrap_or(u64::MAX),
+            endpoint_ids: endpoints.iter().map(ToString::to_string).collect(),
+            revision: committed.revision.0,
+        }))
+    }
+
+    /// Whether the lease is still this stream's, as far as this node has applied the log.
+    fn check_lease(&self) -> Result<(), Error> {
+        let term = self.term()?;
+        let parts = &self.agents.parts;
+        if parts.replica.position().revision < self.attached_at {
+            return Ok(()); // This node has not applied the attachment itself yet.
+        }
+        match epoch(&parts.replica.state(), &term.lessee) {
+            Some(epoch) if epoch == term.epoch => Ok(()),
+            Some(_) | None => {
+                self.agents.held().forget(term);
+                Err(Error::LeaseGone(name(&term.lessee)))
+            }
+        }
+    }
+
+    fn term(&self) -> Result<&Term, Error> {
+        let missing = || WireError::new("kind", "must be attach or gateway in the first message").into();
+        self.term.as_ref().ok_or_else(missing)
+    }
+
+    async fn set_state(&self, state: EndpointState) -> Result<agent_reply::Kind, Error> {
+        let Term { lessee, epoch } = self.term()?.clone();
+        let command = match lessee {
+            Lessee::Workload(workload) => Command::SetWorkloadState { workload, epoch, state },
+            Lessee::Gateway(gateway) => Command::SetGatewayState { gateway, epoch, state },
+        };
+        let committed = self.agents.parts.propose(command).await?;
+        Ok(agent_reply::Kind::CommittedRevision(committed.revision.0))
+    }
+
+    async fn detach(&self) -> Result<agent_reply::Kind, Error> {
+        let term = self.term()?.clone();
+        let command = Command::Detach {
+            lessee: term.lessee.clone(),
+            epoch: term.epoch,
+        };
+        let committed = self.agents.parts.propose(command).await?;
+        self.agents.held().forget(&term);
+        Ok(agent_reply::Kind::CommittedRevision(committed.revision.0))
+    }
+}
+
+/// The current epoch of a lease; none = it is over.
+pub(super) fn epoch(state: &State, lessee: &Lessee) -> Option<u64> {
+    match lessee {
+        Lessee::Workload(id) => state.workload(id).map(|hold| hold.epoch),
+        Lessee::Gateway(id) => state.gateway_lease(id).map(|hold| hold.epoch),
+    }
+}
+
+fn name(lessee: &Lessee) -> String {
+    match lessee {
+        Lessee::Workload(id) => format!("workload {id}"),
+        Lessee::Gateway(id) => format!("gateway {id}"),
+    }
+}
+
+/// 64 random bits: unique in the mesh without asking anybody.
+fn random_endpoint_id() -> EndpointId {
+    let text = format!("ep-{:016x}", fastrand::u64(..));
+    EndpointId::parse(&text).expect("three letters and 16 digits are an RFC 1123 label")
+}

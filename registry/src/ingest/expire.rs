@@ -1,0 +1,171 @@
+//! Watches over leases: those of this node's streams, those that a restart of this node left without one, and, on the
+//! leader, those of nodes that are gone. Promises that silence is reported once, after its time, as a proposal that the
+//! catalogue may hold back; and that the leader sweeps when something is due.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use mesh::{
+    model::{NodeId, Timestamp},
+    runtime::clock,
+};
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use super::{
+    agent::{Agents, epoch},
+    lease::{Known, Orphans, Term},
+};
+use crate::{
+    app::Parts,
+    catalog::{Command, Lessee, State},
+    raft::NodeStatus,
+};
+
+/// How often the whole catalogue is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Expiries that are under way at once; a batch takes many.
+const PROPOSALS_MAX: usize = 64;
+
+/// The task that watches.
+pub(crate) struct Expiry {
+    parts: Arc<Parts>,
+    agents: Arc<Agents>,
+    orphans: Orphans,
+}
+
+impl Expiry {
+    pub(crate) fn new(parts: Arc<Parts>, agents: Arc<Agents>) -> Self {
+        Self {
+            parts,
+            agents,
+            orphans: Orphans::default(),
+        }
+    }
+
+    /// Runs until the stop.
+    pub(crate) async fn run(mut self) {
+        let stop = self.parts.tasks.stop().clone();
+        let mut tick = tokio::time::interval((self.parts.config.lease.ttl / 20).clamp(Duration::from_millis(50), LOOK));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = clock::now();
+        loop {
+            tokio::select! {
+                () = stop.ordered() => return,
+                _ = tick.tick() => {}
+            }
+            let now = clock::now();
+            let mut due = self.agents.held().due(self.parts.config.lease.ttl, now);
+            if now.saturating_duration_since(looked) >= LOOK {
+                looked = now;
+                due.extend(self.orphans_due());
+                self.sweep().await;
+            }
+            self.report(due).await;
+            self.parts.meters.leases_held.set(self.agents.held().len() as f64);
+        }
+    }
+
+    fn orphans_due(&mut self) -> Vec<Term> {
+        let (replica, lease) = (&self.parts.replica, self.parts.config.lease);
+        let position = replica.position();
+        let here = self.parts.node;
+        // Only the leader knows who is reachable, and only one node should speak for the absent.
+        let present = if position.is_leader {
+            Some(present(&replica.nodes()))
+        } else {
+            None
+        };
+        let held = self.agents.held();
+        let orphan = |known: &Known| {
+            if known.holder == here {
+                !held.holds(&known.term.lessee)
+            } else {
+                present.as_ref().is_some_and(|present| !present.contains(&known.holder))
+            }
+        };
+        let leases = leases(&replica.state());
+        self.orphans.due(leases, orphan, lease.ttl + lease.grace, clock::now())
+    }
+
+    async fn report(&self, due: Vec<Term>) {
+        if due.is_empty() {
+            return;
+        }
+        let reports = due.into_iter().map(|term| self.lapse(term));
+        stream::iter(reports)
+            .buffer_unordered(PROPOSALS_MAX)
+            .collect::<()>()
+            .await;
+    }
+
+    async fn lapse(&self, term: Term) {
+        let command = Command::Lapse {
+            lessee: term.lessee.clone(),
+            epoch: term.epoch,
+        };
+        let meters = &self.parts.meters;
+        match self.parts.propose(command).await {
+            Ok(committed) => {
+                self.agents.held().forget(&term);
+                meters.lapses.increment(1);
+                let state = self.parts.replica.state();
+                let held_back = epoch(&state, &term.lessee) == Some(term.epoch);
+                if held_back {
+                    meters.lapses_held_back.increment(1);
+                }
+                info!(lessee = ?term.lessee, epoch = term.epoch, revision = %committed.revision, held_back, "lease lapsed");
+            }
+            // It is proposed again later; meanwhile the endpoint stays.
+            Err(error) => warn!(lessee = ?term.lessee, %error, "lapse was not committed"),
+        }
+    }
+
+    async fn sweep(&self) {
+        if !self.parts.replica.position().is_leader || !sweep_is_due(&self.parts.replica.state(), clock::wall()) {
+            return;
+        }
+        if let Err(error) = self.parts.propose(Command::Sweep).await {
+            warn!(%error, "sweep was not committed");
+        }
+    }
+}
+
+/// Nodes that may still hold streams: in doubt a node is present.
+fn present(nodes: &[NodeStatus]) -> BTreeSet<NodeId> {
+    nodes
+        .iter()
+        .filter(|node| node.reachable != Some(false))
+        .map(|node| node.id)
+        .collect()
+}
+
+/// All leases that are believed. Those that mass-loss protection holds wait for their agent or an operator.
+fn leases(state: &State) -> Vec<Known> {
+    let workloads = state
+        .workloads()
+        .filter(|(_, hold)| !hold.unverified)
+        .map(|(id, hold)| Known {
+            term: Term {
+                lessee: Lessee::Workload(id.clone()),
+                epoch: hold.epoch,
+            },
+            holder: hold.lease.holder,
+        });
+    let gateways = state
+        .gateway_leases()
+        .filter(|(_, hold)| !hold.unverified)
+        .map(|(id, hold)| Known {
+            term: Term {
+                lessee: Lessee::Gateway(id.clone()),
+                epoch: hold.epoch,
+            },
+            holder: hold.lease.holder,
+        });
+    workloads.chain(gateways).collect()
+}
+
+/// Whether something has expired that still takes room.
+fn sweep_is_due(state: &State, now: Timestamp) -> bool {
+    state.drills().any(|drill| !drill.order.is_active(now)) || state.tokens().any(|token| token.expires_at <= now)
+}

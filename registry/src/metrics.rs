@@ -1,0 +1,117 @@
+//! What the daemon counts about itself. Handles are taken once; Raft, watch and federation count their own.
+
+use std::sync::Arc;
+
+use mesh::ops::Metrics;
+use metrics::{Counter, Gauge, Histogram};
+
+/// Handles of one daemon.
+#[derive(Clone)]
+pub(crate) struct Meters {
+    inner: Arc<Handles>,
+}
+
+impl std::ops::Deref for Meters {
+    type Target = Handles;
+    fn deref(&self) -> &Handles {
+        &self.inner
+    }
+}
+
+/// See the help texts.
+pub(crate) struct Handles {
+    pub(crate) is_leader: Gauge,
+    pub(crate) revision: Gauge,
+    pub(crate) services: Gauge,
+    pub(crate) endpoints: Gauge,
+    pub(crate) unverified: Gauge,
+    pub(crate) peers: Gauge,
+    pub(crate) peers_connected: Gauge,
+    pub(crate) leases_held: Gauge,
+    pub(crate) lapses: Counter,
+    pub(crate) lapses_held_back: Counter,
+    pub(crate) attached: Counter,
+    pub(crate) attaches_refused: Counter,
+    pub(crate) attach: Histogram,
+    pub(crate) issued_by_token: Counter,
+    pub(crate) issued_by_svid: Counter,
+    pub(crate) issue_refused: Counter,
+    pub(crate) admin_calls: Counter,
+    pub(crate) admin_refused: Counter,
+    pub(crate) certificate_not_after: Gauge,
+}
+
+impl Meters {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let gauge = |name, help| metrics.gauge(name, help, &[]);
+        let counter = |name, help| metrics.counter(name, help, &[]);
+        let issued = |by| {
+            metrics.counter(
+                "isthmus_registry_certificates_issued_total",
+                "SVIDs issued, by what the caller showed",
+                &[("by", by)],
+            )
+        };
+        let handles = Handles {
+            is_leader: gauge("isthmus_registry_is_leader", "1 while this node leads its region"),
+            revision: gauge(
+                "isthmus_registry_revision",
+                "newest revision that this node has applied",
+            ),
+            services: gauge(
+                "isthmus_registry_services",
+                "services in the catalogue, imported ones included",
+            ),
+            endpoints: gauge(
+                "isthmus_registry_endpoints",
+                "endpoints in the catalogue, imported ones included",
+            ),
+            unverified: gauge(
+                "isthmus_registry_endpoints_unverified",
+                "endpoints that mass-loss protection holds",
+            ),
+            peers: gauge("isthmus_registry_peers", "regions that this one federates with"),
+            peers_connected: gauge(
+                "isthmus_registry_peers_connected",
+                "peers whose federation stream stands",
+            ),
+            leases_held: gauge("isthmus_registry_leases_held", "leases whose streams this node holds"),
+            lapses: counter(
+                "isthmus_registry_lapses_total",
+                "leases that this node found silent and reported",
+            ),
+            lapses_held_back: counter(
+                "isthmus_registry_lapses_held_back_total",
+                "lapses that mass-loss protection held back when this node reported them",
+            ),
+            attached: counter("isthmus_registry_attached_total", "attachments that were committed"),
+            attaches_refused: counter(
+                "isthmus_registry_attaches_refused_total",
+                "attachments that were turned away",
+            ),
+            attach: metrics.histogram(
+                "isthmus_registry_attach_seconds",
+                "from an agent's attachment to its commit",
+                &[],
+            ),
+            issued_by_token: issued("token"),
+            issued_by_svid: issued("svid"),
+            issue_refused: counter(
+                "isthmus_registry_certificates_refused_total",
+                "requests for an SVID that were turned away",
+            ),
+            admin_calls: counter("isthmus_registry_admin_calls_total", "calls of the operator's API"),
+            admin_refused: counter(
+                "isthmus_registry_admin_refused_total",
+                "calls of the operator's API that failed or were not allowed",
+            ),
+            certificate_not_after: gauge(
+                "isthmus_registry_certificate_not_after",
+                "end of this node's own certificate, unix seconds",
+            ),
+        };
+        Self {
+            inner: Arc::new(handles),
+        }
+    }
+}

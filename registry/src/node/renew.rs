@@ -1,0 +1,119 @@
+//! Keeps a node's own certificate, its bundles and, on the node that made the region, the operator's credentials current:
+//! every node can issue, so nobody is asked. A node that was down for longer than its certificate issues itself a new one.
+
+use std::{sync::Arc, time::Duration};
+
+use mesh::{
+    identity::{Identity, Svid, TrustDomain, system},
+    model::RegionId,
+    runtime::clock,
+};
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use super::{
+    Error,
+    disk::Disk,
+    init::{issue, write_operator},
+};
+use crate::{api::OPERATOR_LIFETIME, app::Parts, authority::Authority, catalog::State, config::Config};
+
+/// How often it looks whether something is due. The shortest certificate lives a minute.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Issues this node a certificate when the one it has is due; none when it is not, or when there is no authority yet.
+pub(crate) fn renewed(config: &Config, identity: &Identity, state: &State) -> Result<Option<Svid>, Error> {
+    let now = clock::wall();
+    let (Some(record), true) = (state.authority(), identity.svid().renew_at() <= now) else {
+        return Ok(None);
+    };
+    let authority = Authority::from_record(record, &config.trust_domain)?;
+    let id = system::registry(&config.trust_domain);
+    Ok(Some(issue(&authority, &id, config.certificates.lifetime, now)?))
+}
+
+/// The task that keeps them current.
+pub(crate) struct Renewal {
+    parts: Arc<Parts>,
+    disk: Disk,
+}
+
+impl Renewal {
+    pub(crate) fn new(parts: Arc<Parts>) -> Self {
+        let disk = Disk::new(&parts.config.data_dir);
+        Self { parts, disk }
+    }
+
+    /// Runs until the stop.
+    pub(crate) async fn run(self) {
+        let stop = self.parts.tasks.stop().clone();
+        let mut moments = self.parts.hub.moments();
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = tokio::select! {
+                () = stop.ordered() => return,
+                // Anchors of a new peer must count at once; the hub lives as long as this task.
+                _ = moments.changed() => false,
+                _ = tick.tick() => true,
+            };
+            let state = Arc::clone(&moments.borrow_and_update().state);
+            if self.parts.identity.replace_bundles(state.bundles().cloned()) {
+                info!("trust bundles changed");
+            }
+            if due {
+                self.renew(&state);
+            }
+        }
+    }
+
+    /// Two signatures and two small files, once in half a certificate's life.
+    fn renew(&self, state: &State) {
+        match renewed(&self.parts.config, &self.parts.identity, state) {
+            Ok(Some(svid)) => self.take(svid),
+            Ok(None) => {}
+            Err(error) => warn!(%error, "own certificate was not renewed; trying again"),
+        }
+        let ends = self.parts.identity.svid().not_after();
+        self.parts.meters.certificate_not_after.set(ends.0 as f64 / 1000.0);
+        if let Err(error) = self.renew_operator(state) {
+            warn!(%error, "operator's certificate was not renewed; trying again");
+        }
+    }
+
+    fn take(&self, svid: Svid) {
+        let until = svid.not_after();
+        if let Err(error) = svid.save(&self.disk.identity()) {
+            warn!(%error, "own certificate was not written; the next start issues another");
+        }
+        match self.parts.identity.replace_svid(svid) {
+            Ok(()) => info!(until = until.0, "own certificate renewed"),
+            Err(error) => warn!(%error, "own certificate was not renewed; trying again"),
+        }
+    }
+
+    /// Only where init left credentials and nobody took them away.
+    fn renew_operator(&self, state: &State) -> Result<(), Error> {
+        let Some(svid) = Svid::load(&self.disk.operator())? else {
+            return Ok(());
+        };
+        let now = clock::wall();
+        let (Some(record), Some(bundle), true) = (state.authority(), state.own_bundle(), svid.renew_at() <= now) else {
+            return Ok(());
+        };
+        let authority = Authority::from_record(record, &self.parts.trust_domain)?;
+        let id = system::operator(&self.parts.trust_domain);
+        let svid = issue(&authority, &id, OPERATOR_LIFETIME, now)?;
+        write_operator(&self.disk, &svid, bundle, &self.parts.config.advertise.api)
+    }
+}
+
+/// An identity that nobody trusts, for a node whose own certificate ended while it was down: it opens its replica, and with
+/// it the authority that issues the real one.
+pub(crate) fn stand_in(region: &RegionId, domain: &TrustDomain) -> Result<Identity, Error> {
+    let now = clock::wall();
+    let (authority, root) = Authority::create(region, domain, now)?;
+    // Due for renewal at once.
+    let svid = issue(&authority, &system::registry(domain), Duration::from_secs(1), now)?;
+    Ok(Identity::new(svid, [Arc::new(root.bundle(0)?)])?)
+}

@@ -1,0 +1,461 @@
+//! A registry node as a whole, over real sockets and a real disk: made, started, used by an agent and by an operator.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test ends where something unexpected happens"
+)]
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use mesh::{
+    identity::{Bundle, Expect, Identity, KeyRequest, Role, Svid, Token, TokenKind, TrustDomain},
+    model::RegionId,
+    net::grpc::{self, Credentials, Timeouts},
+    runtime::Stop,
+};
+use proto::{
+    admin::v1::{self as admin, admin_client::AdminClient},
+    registry::v1::{
+        self as pb, agent_message, agent_reply, certificates_client::CertificatesClient,
+        register_client::RegisterClient,
+    },
+};
+use registry::{Config, Running};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, transport::Channel};
+
+/// Ports that were free a moment ago.
+fn ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn config(data_dir: &Path, extra: &str) -> Config {
+    let [api, raft, federation] = ports();
+    let text = format!(
+        "region = 'eu'\ndata_dir = '{}'\n\
+         [listen]\napi = '127.0.0.1:{api}'\nraft = '127.0.0.1:{raft}'\nfederation = '127.0.0.1:{federation}'\n\
+         http = '127.0.0.1:0'\ndns = '127.0.0.1:0'\n{extra}",
+        data_dir.display()
+    );
+    Config::parse(&text).unwrap()
+}
+
+async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..400 {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("not within ten seconds: {what}");
+}
+
+/// A region's first node.
+struct Region {
+    _folder: TempDir,
+    config: Config,
+    stop: Stop,
+    running: Running,
+}
+
+impl Region {
+    async fn start(extra: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder.path().join("data"), extra);
+        Box::pin(registry::init(&config)).await.unwrap();
+        let stop = Stop::default();
+        let running = Box::pin(registry::start(config.clone(), None, stop.clone()))
+            .await
+            .unwrap();
+        tokio::time::timeout(Duration::from_secs(10), running.ready.wait())
+            .await
+            .unwrap();
+        Self {
+            _folder: folder,
+            config,
+            stop,
+            running,
+        }
+    }
+
+    fn bundle(&self) -> Arc<Bundle> {
+        let (region, domain) = (RegionId::parse("eu").unwrap(), TrustDomain::parse("eu").unwrap());
+        let state = self.running.replica().state();
+        let anchors = state.own_bundle().unwrap().anchors().map(|der| der.to_vec()).collect();
+        Arc::new(Bundle::new(domain, region, 1, anchors).unwrap())
+    }
+
+    async fn channel(&self, credentials: impl Into<Credentials>) -> Channel {
+        let expect = Expect::System(Role::Registry, TrustDomain::parse("eu").unwrap());
+        let address = self.running.addresses.api.to_string();
+        grpc::dial(&address, &credentials.into(), &expect, Timeouts::default())
+            .await
+            .unwrap()
+    }
+
+    async fn as_svid(&self, svid: Svid) -> Channel {
+        self.channel(Identity::new(svid, [self.bundle()]).unwrap()).await
+    }
+
+    async fn operator(&self) -> AdminClient<Channel> {
+        let svid = Svid::load(&self.config.data_dir.join("operator")).unwrap().unwrap();
+        AdminClient::new(self.as_svid(svid).await)
+    }
+
+    async fn token(&self, namespace: &str, service_account: &str, uses: u32) -> String {
+        let request = admin::CreateTokenRequest {
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+            ttl_seconds: 60,
+            uses,
+        };
+        self.operator()
+            .await
+            .create_token(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .token
+    }
+
+    /// Gets a certificate by a token alone, as an agent does.
+    async fn svid(&self, token: &str) -> Result<Svid, Status> {
+        let bootstrap = Token::decode(token, TokenKind::Workload).unwrap().bootstrap().unwrap();
+        let key = KeyRequest::generate().unwrap();
+        let request = pb::IssueRequest {
+            csr: key.der().to_vec().into(),
+            join_token: token.into(),
+        };
+        let reply = CertificatesClient::new(self.channel(bootstrap).await)
+            .issue(request)
+            .await?
+            .into_inner();
+        Ok(key
+            .complete(reply.chain.iter().map(|der| der.to_vec()).collect())
+            .unwrap())
+    }
+
+    async fn http(&self, path: &str) -> (u16, String) {
+        fetch(self.running.addresses.http, path).await
+    }
+
+    async fn end(self) -> (TempDir, Config) {
+        self.stop.order();
+        self.running.finish().await.unwrap();
+        (self._folder, self.config)
+    }
+}
+
+async fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let code = answer[9..12].parse().unwrap();
+    (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+fn workload(id: &str) -> pb::Workload {
+    let port = pb::Port {
+        name: String::new(),
+        number: 80,
+        protocol: "http".into(),
+    };
+    pb::Workload {
+        id: id.into(),
+        namespace: "shop".into(),
+        service_account: "pay".into(),
+        cluster: "eu-a".into(),
+        zone: "a".into(),
+        address: "127.0.0.1".into(),
+        inbound_port: 15006,
+        services: vec![pb::WorkloadService {
+            name: "pay".into(),
+            ports: vec![port],
+            headless: false,
+        }],
+        state: pb::EndpointState::Ready.into(),
+        ..pb::Workload::default()
+    }
+}
+
+/// An agent's stream.
+struct Agent {
+    out: mpsc::Sender<pb::AgentMessage>,
+    replies: tonic::Streaming<pb::AgentReply>,
+}
+
+impl Agent {
+    async fn attach(channel: Channel, first: agent_message::Kind) -> Result<Self, Status> {
+        let (out, messages) = mpsc::channel(8);
+        out.send(pb::AgentMessage { kind: Some(first) }).await.unwrap();
+        let replies = RegisterClient::new(channel)
+            .attach(ReceiverStream::new(messages))
+            .await?;
+        Ok(Self {
+            out,
+            replies: replies.into_inner(),
+        })
+    }
+
+    async fn next(&mut self) -> Result<agent_reply::Kind, Status> {
+        let reply = tokio::time::timeout(Duration::from_secs(10), self.replies.message())
+            .await
+            .unwrap()?;
+        Ok(reply.expect("an answer").kind.expect("of a kind"))
+    }
+
+    async fn say(&mut self, kind: agent_message::Kind) -> Result<agent_reply::Kind, Status> {
+        self.out.send(pb::AgentMessage { kind: Some(kind) }).await.unwrap();
+        self.next().await
+    }
+}
+
+async fn endpoints(admin: &mut AdminClient<Channel>) -> Option<Vec<pb::Endpoint>> {
+    let request = admin::ListEndpointsRequest {
+        read: None,
+        service: "pay.shop".into(),
+    };
+    Some(admin.list_endpoints(request).await.ok()?.into_inner().endpoints)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_gets_a_certificate_registers_and_goes() {
+    let region = Region::start("").await;
+    let token = region.token("shop", "pay", 1).await;
+    let svid = region.svid(&token).await.unwrap();
+    assert_eq!(svid.id().as_str(), "spiffe://eu/ns/shop/sa/pay");
+    let again = region.svid(&token).await.expect_err("one use");
+    assert_eq!(again.code(), Code::Unauthenticated, "{again}");
+
+    let channel = region.as_svid(svid).await;
+    let mut agent = Agent::attach(channel.clone(), agent_message::Kind::Attach(workload("pay-1")))
+        .await
+        .unwrap();
+    let agent_reply::Kind::Attached(attached) = agent.next().await.unwrap() else {
+        panic!("not attached")
+    };
+    assert_eq!((attached.endpoint_ids.len(), attached.lease_ttl_ms), (1, 10_000));
+
+    let mut operator = region.operator().await;
+    let listed = endpoints(&mut operator).await.unwrap();
+    assert_eq!(listed[0].id, attached.endpoint_ids[0]);
+    let services = operator
+        .list_services(admin::ListServicesRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(services.position.unwrap().linearizable);
+    assert_eq!((services.services[0].endpoints, services.services[0].ready), (1, 1));
+
+    let draining = pb::StateChange {
+        state: pb::EndpointState::Draining.into(),
+    };
+    agent.say(agent_message::Kind::State(draining)).await.unwrap();
+    assert_eq!(
+        endpoints(&mut operator).await.unwrap()[0].state(),
+        pb::EndpointState::Draining
+    );
+    agent
+        .say(agent_message::Kind::Heartbeat(pb::Heartbeat {}))
+        .await
+        .unwrap();
+
+    // It attaches again on another stream and keeps its endpoint; the old stream is told.
+    let mut newer = Agent::attach(channel, agent_message::Kind::Attach(workload("pay-1")))
+        .await
+        .unwrap();
+    let agent_reply::Kind::Attached(kept) = newer.next().await.unwrap() else {
+        panic!("not attached")
+    };
+    assert_eq!(kept.endpoint_ids, attached.endpoint_ids);
+    let stale = agent
+        .say(agent_message::Kind::Heartbeat(pb::Heartbeat {}))
+        .await
+        .expect_err("moved on");
+    assert_eq!(stale.code(), Code::Aborted);
+
+    newer.say(agent_message::Kind::Detach(pb::Detach {})).await.unwrap();
+    assert!(endpoints(&mut operator).await.unwrap().is_empty(), "gone at once");
+    region.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_lease_lapses_and_a_restart_keeps_what_was_committed() {
+    let region = Region::start("[lease]\nttl = '1s'\ngrace = '0s'\n").await;
+    let svid = region.svid(&region.token("shop", "pay", 1).await).await.unwrap();
+    let mut agent = Agent::attach(
+        region.as_svid(svid).await,
+        agent_message::Kind::Attach(workload("pay-1")),
+    )
+    .await
+    .unwrap();
+    agent.next().await.unwrap();
+    let mut operator = region.operator().await;
+    assert_eq!(endpoints(&mut operator).await.unwrap().len(), 1);
+    // Silence: the stream is closed, the endpoint goes.
+    assert_eq!(agent.next().await.expect_err("silent").code(), Code::DeadlineExceeded);
+    eventually("the endpoint is gone", async || {
+        endpoints(&mut operator).await?.is_empty().then_some(())
+    })
+    .await;
+
+    let tenant = pb::Tenant {
+        id: "acme".into(),
+        namespaces: vec!["shop".into()],
+        ..pb::Tenant::default()
+    };
+    operator
+        .put_tenant(admin::PutTenantRequest { tenant: Some(tenant) })
+        .await
+        .unwrap();
+    let (folder, config) = region.end().await;
+    let stop = Stop::default();
+    let running = Box::pin(registry::start(config.clone(), None, stop.clone()))
+        .await
+        .unwrap();
+    running.ready.wait().await;
+    assert_eq!(running.replica().state().tenants().count(), 1);
+    stop.order();
+    running.finish().await.unwrap();
+    drop(folder);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_operator_changes_anything() {
+    let region = Region::start("").await;
+    let workload = region.svid(&region.token("shop", "pay", 1).await).await.unwrap();
+    let gateway = region
+        .svid(&region.token("isthmus-system", "gateway", 1).await)
+        .await
+        .unwrap();
+    let bootstrap = Token::decode(&region.token("shop", "pay", 1).await, TokenKind::Workload).unwrap();
+    for (channel, code) in [
+        (region.as_svid(workload).await, Code::PermissionDenied),
+        (region.as_svid(gateway).await, Code::PermissionDenied),
+        (
+            region.channel(bootstrap.bootstrap().unwrap()).await,
+            Code::Unauthenticated,
+        ),
+    ] {
+        let mut client = AdminClient::new(channel);
+        macro_rules! refused {
+            ($($method:ident($message:expr)),* $(,)?) => {$(
+                let status = client.$method($message).await.map(drop).expect_err(stringify!($method));
+                assert_eq!(status.code(), code, "{}: {status}", stringify!($method));
+            )*};
+        }
+        refused!(
+            get_status(admin::StatusRequest::default()),
+            list_services(admin::ListServicesRequest::default()),
+            put_tenant(admin::PutTenantRequest::default()),
+            remove_tenant(admin::RemoveTenantRequest::default()),
+            put_export(admin::Export::default()),
+            remove_export(admin::RemoveExportRequest::default()),
+            put_import_policy(admin::ImportPolicy::default()),
+            create_token(admin::CreateTokenRequest::default()),
+            create_peer_token(admin::CreatePeerTokenRequest::default()),
+            create_node_token(admin::CreateNodeTokenRequest::default()),
+            join_peer(admin::JoinPeerRequest::default()),
+            remove_peer(admin::RemovePeerRequest::default()),
+            remove_node(admin::RemoveNodeRequest::default()),
+            start_drill(admin::StartDrillRequest::default()),
+            renew_drill(admin::RenewDrillRequest::default()),
+            end_drill(admin::EndDrillRequest::default()),
+            release_unverified(admin::ReleaseUnverifiedRequest {}),
+            save_snapshot(admin::SaveSnapshotRequest {}),
+        );
+    }
+    region.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_shows_health_metrics_and_the_reads() {
+    let region = Region::start("").await;
+    assert_eq!(region.http("/healthz").await, (200, "ok\n".into()));
+    assert_eq!(region.http("/readyz").await, (200, "ready\n".into()));
+    let (code, metrics) = region.http("/metrics").await;
+    assert!(
+        code == 200 && metrics.contains("isthmus_registry_is_leader 1"),
+        "{metrics}"
+    );
+    let (_, status) = region.http("/v1/status").await;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["position"]["region"], "eu");
+    assert_eq!(status["nodes"][0]["leader"], true);
+    for path in [
+        "/v1/services",
+        "/v1/tenants",
+        "/v1/exports",
+        "/v1/peers",
+        "/v1/drills?local=true",
+    ] {
+        let (code, body) = region.http(path).await;
+        assert_eq!(code, 200, "{path}: {body}");
+    }
+    let (code, body) = region.http("/v1/services/no.where/endpoints").await;
+    assert!(code == 404 && body.contains("no.where"), "{body}");
+    let (code, body) = region.http("/v1/resolve?name=no.where").await;
+    assert!(code == 200 && body.contains("NXDOMAIN"), "{body}");
+    assert_eq!(region.http("/v1/why?source=eu&destination=no.where").await.0, 400);
+    region.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_join_by_token_and_a_foreign_token_is_refused() {
+    let region = Region::start("").await;
+    let mut operator = region.operator().await;
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Stop::default();
+    let mut others = Vec::new();
+    for name in ["two", "three"] {
+        let token = operator
+            .create_node_token(admin::CreateNodeTokenRequest { ttl_seconds: 60 })
+            .await
+            .unwrap();
+        let config = config(&folder.path().join(name), "");
+        let join = Some(token.into_inner().token);
+        others.push(Box::pin(registry::start(config, join, stop.clone())).await.unwrap());
+    }
+    let status = eventually("three voters", async || {
+        let status = operator
+            .get_status(admin::StatusRequest::default())
+            .await
+            .ok()?
+            .into_inner();
+        (status.nodes.iter().filter(|node| node.voter).count() == 3).then_some(status)
+    })
+    .await;
+    let ids: Vec<_> = status.nodes.iter().map(|node| node.id).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    for other in &others {
+        tokio::time::timeout(Duration::from_secs(10), other.ready.wait())
+            .await
+            .unwrap();
+        assert_eq!(other.replica().state().region().map(RegionId::as_str), Some("eu"));
+    }
+    let workload = region.token("shop", "pay", 1).await;
+    let refused = Box::pin(registry::start(
+        config(&folder.path().join("four"), ""),
+        Some(workload),
+        stop.clone(),
+    ))
+    .await;
+    assert!(
+        matches!(refused.err(), Some(registry::Error::Token(_))),
+        "a workload token makes no node"
+    );
+    stop.order();
+    for other in others {
+        other.finish().await.unwrap();
+    }
+    region.end().await;
+}
