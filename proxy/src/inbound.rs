@@ -19,7 +19,7 @@ use mesh::{
     model::Protocol,
     net::listen::{Acceptor, ListenError, listen as bind},
     ops::Metrics,
-    runtime::{Drain, OnExit, Tasks},
+    runtime::{Drain, OnExit, Stop, Tasks},
 };
 use metrics::Counter;
 
@@ -32,8 +32,10 @@ pub struct Deps {
     pub identity: Identity,
     /// For its metrics.
     pub metrics: Metrics,
-    /// Supervises its tasks; their stop ends it.
+    /// Supervises its tasks.
     pub tasks: Tasks,
+    /// Ends accepting; connections then finish what they have begun.
+    pub accept: Stop,
     /// Held by each connection.
     pub drain: Drain,
 }
@@ -81,6 +83,7 @@ pub(crate) struct Shared {
     pub(crate) served: ArcSwap<Vec<Served>>,
     pub(crate) meters: Meters,
     pub(crate) tasks: Tasks,
+    pub(crate) accept: Stop,
     pub(crate) drain: Drain,
     /// Guards the table; asked once a connection.
     applications: Mutex<HashMap<(SocketAddr, Protocol), Arc<Application>>>,
@@ -129,6 +132,7 @@ impl Inbound {
             served: ArcSwap::from_pointee(served),
             meters: Meters::new(deps.metrics),
             tasks: deps.tasks,
+            accept: deps.accept,
             drain: deps.drain,
             applications: Mutex::default(),
         });

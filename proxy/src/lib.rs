@@ -3,3 +3,5 @@
 mod hop;
 pub mod inbound;
 pub mod outbound;
+#[cfg(test)]
+mod testing;

@@ -27,7 +27,7 @@ use mesh::{
     net::listen::{Acceptor, ListenError, listen as bind},
     ops::Metrics,
     route::{Explanation, Source, TargetError},
-    runtime::{Drain, OnExit, Tasks},
+    runtime::{Drain, OnExit, Stop, Tasks},
     subscribe::Views,
 };
 use metrics::Counter;
@@ -56,8 +56,10 @@ pub struct Deps {
     pub namespace: Namespace,
     /// For its metrics.
     pub metrics: Metrics,
-    /// Supervises its tasks; their stop ends it.
+    /// Supervises its tasks.
     pub tasks: Tasks,
+    /// Ends accepting; connections then finish what they have begun.
+    pub accept: Stop,
     /// Held by each connection.
     pub drain: Drain,
 }
@@ -90,6 +92,7 @@ pub(crate) struct Shared {
     pub(crate) meter: Meter,
     pub(crate) meters: SharedMeters,
     pub(crate) tasks: Tasks,
+    pub(crate) accept: Stop,
     pub(crate) drain: Drain,
 }
 
@@ -290,6 +293,7 @@ fn share(settings: Settings, deps: Deps) -> Shared {
         health,
         settings,
         tasks: deps.tasks,
+        accept: deps.accept,
         drain: deps.drain,
     }
 }

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{
     identity::{ALPN_H2, ALPN_NONE, ClientAuth, Identity, Side, SpiffeId},
     net::{dial::dial_address, listen::Acceptor},
-    runtime::OnExit,
+    runtime::{OnExit, clock},
 };
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
@@ -31,10 +31,10 @@ const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 /// Accepts until the order to stop.
 pub(crate) async fn accept(shared: Arc<Shared>, mut acceptor: Acceptor) {
-    let stop = shared.tasks.stop().clone();
+    let stop = shared.accept.clone();
     loop {
         let accepted = tokio::select! {
-            () = stop.ordered() => return,
+            () = stop.ordered() => break,
             accepted = acceptor.accept() => accepted,
         };
         let held = (accepted.slot, shared.drain.guard());
@@ -55,6 +55,9 @@ pub(crate) async fn accept(shared: Arc<Shared>, mut acceptor: Acceptor) {
                 }
             });
     }
+    drop(acceptor);
+    // A task that must not end before the process does.
+    shared.tasks.stop().ordered().await;
 }
 
 /// Why a connection ended before it was served.
@@ -140,8 +143,9 @@ async fn until_disowned(
     mut changed: tokio::sync::watch::Receiver<u64>,
     chain: Vec<CertificateDer<'static>>,
 ) {
+    let since = clock::wall();
     while changed.changed().await.is_ok() {
-        if identity.verify(&chain, Side::Client).is_err() {
+        if identity.still_trusts(&chain, Side::Client, since).is_err() {
             return;
         }
     }
@@ -181,7 +185,7 @@ async fn serve_http(
     let age = shared.settings.connection_age.mul_f64(1.0 - fastrand::f64() / 10.0);
     let retire = async {
         tokio::select! {
-            () = shared.tasks.stop().ordered() => {}
+            () = shared.accept.ordered() => {}
             () = tokio::time::sleep(age) => {}
         }
     };

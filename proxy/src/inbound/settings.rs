@@ -53,7 +53,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the table `[inbound]`; faults are noted in the section.
+    /// Reads the table `[inbound]`. Faults are noted in the section, which the caller finishes, after keys of its own.
     #[must_use]
     pub fn read(section: &Section) -> Self {
         let default = Self::default();
@@ -68,7 +68,6 @@ impl Settings {
             application_idle: section.or("application_idle", default.application_idle),
             accept_peers: section.or("accept_peers", default.accept_peers),
         };
-        section.finish_section();
         for (key, value) in [
             ("handshake_timeout", settings.handshake_timeout),
             ("connect_timeout", settings.connect_timeout),

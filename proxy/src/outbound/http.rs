@@ -6,7 +6,7 @@ use std::{convert::Infallible, sync::Arc, sync::atomic::Ordering, time::Duration
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::HOST,
+    header::{CONNECTION, HOST},
     request::Parts,
     uri::{PathAndQuery, Scheme},
 };
@@ -71,7 +71,14 @@ pub(crate) async fn serve(shared: Arc<Shared>, request: Request<Incoming>) -> Re
     };
     let mut answer = answer.unwrap_or_else(|refusal| {
         shared.meters.refused(&refusal);
-        refusal.respond(grpc, &shared.balancer.source.locality)
+        let mut answer = refusal.respond(grpc, &shared.balancer.source.locality);
+        if matches!(refusal, Refusal::Bad(_)) && version < Version::HTTP_2 {
+            // Where one message is wrong, the next one need not begin where we think.
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     });
     // A status of an HTTP/2 hop goes back over whatever the application speaks.
     *answer.version_mut() = if version == Version::HTTP_2 {

@@ -32,10 +32,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Accepts on the HTTP listener until the order to stop.
 pub(crate) async fn accept_http(shared: Arc<Shared>, mut acceptor: Acceptor) {
-    let stop = shared.tasks.stop().clone();
+    let stop = shared.accept.clone();
     loop {
         let accepted = tokio::select! {
-            () = stop.ordered() => return,
+            () = stop.ordered() => break,
             accepted = acceptor.accept() => accepted,
         };
         let held = (accepted.slot, shared.drain.guard());
@@ -45,14 +45,17 @@ pub(crate) async fn accept_http(shared: Arc<Shared>, mut acceptor: Acceptor) {
             connection.await;
         });
     }
+    drop(acceptor);
+    // A task that must not end before the process does.
+    shared.tasks.stop().ordered().await;
 }
 
 /// Accepts on the listener of one upstream until the order to stop.
 pub(crate) async fn accept_tcp(shared: Arc<Shared>, mut acceptor: Acceptor, authority: Arc<str>) {
-    let stop = shared.tasks.stop().clone();
+    let stop = shared.accept.clone();
     loop {
         let accepted = tokio::select! {
-            () = stop.ordered() => return,
+            () = stop.ordered() => break,
             accepted = acceptor.accept() => accepted,
         };
         let held = (accepted.slot, shared.drain.guard());
@@ -62,10 +65,13 @@ pub(crate) async fn accept_tcp(shared: Arc<Shared>, mut acceptor: Acceptor, auth
             tcp::serve(&serving, accepted.stream, &authority).await;
         });
     }
+    drop(acceptor);
+    // A task that must not end before the process does.
+    shared.tasks.stop().ordered().await;
 }
 
 async fn serve(shared: Arc<Shared>, stream: TcpStream) {
-    let stop = shared.tasks.stop().clone();
+    let stop = shared.accept.clone();
     let screened = tokio::select! {
         () = stop.ordered() => return,
         screened = Screened::read(stream, FIRST_BYTE_PATIENCE) => screened,

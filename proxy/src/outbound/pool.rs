@@ -2,10 +2,9 @@
 //! closed when unused, when old, and when what the far side showed is no longer vouched for.
 
 use std::{
-    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,12 +19,12 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{
     identity::{Identity, Side},
-    model::ServiceName,
+    model::{ServiceName, Timestamp},
     route::eject::Elapsed,
-    runtime::{OnExit, Tasks},
+    runtime::{OnExit, Tasks, clock},
 };
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -42,6 +41,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// At the bound of connections each may carry this many times its usual number of requests; then the endpoint is full.
 const OVERLOAD: u32 = 4;
+
+/// A fresh connection is asked this often for its settings, only when a request wants to upgrade.
+const SETTINGS_STEP: Duration = Duration::from_millis(2);
 
 /// What all pools of a proxy share.
 pub(crate) struct Pool {
@@ -71,10 +73,17 @@ struct Connection {
     /// Last time a request began or ended, milliseconds.
     used_at: AtomicU64,
     chain: Vec<CertificateDer<'static>>,
+    shaken_at: Timestamp,
     gateway: Option<GatewayRef>,
-    /// Whether the far side takes extended CONNECT; false until its settings have come.
-    upgrades: watch::Receiver<bool>,
+    upgrades: Arc<Upgrades>,
     cut: CancellationToken,
+}
+
+/// Whether the far side takes extended CONNECT. Its settings come with its first bytes, and hyper tells only who asks.
+#[derive(Default)]
+struct Upgrades {
+    taken: AtomicBool,
+    asked: Notify,
 }
 
 impl Drop for Connection {
@@ -110,10 +119,14 @@ impl Lease {
 
     /// Waits until the far side's settings say that requests may become tunnels (RFC 8441). False when they do not in time.
     pub(crate) async fn can_upgrade(&self, patience: Duration) -> bool {
-        let mut upgrades = self.connection.upgrades.clone();
-        tokio::time::timeout(patience, upgrades.wait_for(|can| *can))
-            .await
-            .is_ok_and(|said| said.is_ok())
+        let upgrades = &self.connection.upgrades;
+        let asking = async {
+            while !upgrades.taken.load(Ordering::Relaxed) {
+                upgrades.asked.notify_one();
+                tokio::time::sleep(SETTINGS_STEP).await;
+            }
+        };
+        tokio::time::timeout(patience, asking).await.is_ok()
     }
 
     /// The gateway in between.
@@ -218,19 +231,19 @@ impl Lane {
         })?;
         let cut = CancellationToken::new();
         let ordered = cut.clone();
-        let (tell, upgrades) = watch::channel(false);
-        let driven = std::future::poll_fn(move |cx| {
-            let ended = Pin::new(&mut connection).poll(cx);
-            if connection.is_extended_connect_protocol_enabled() && !*tell.borrow() {
-                tell.send_replace(true);
-            }
-            ended
-        });
+        let upgrades = Arc::<Upgrades>::default();
+        let asked = Arc::clone(&upgrades);
         pool.tasks.spawn("outbound-connection", OnExit::Ignore, async move {
-            tokio::select! {
-                () = ordered.cancelled() => {}
-                // How it ended is told to its requests; there may be none.
-                _ = driven => {}
+            loop {
+                tokio::select! {
+                    () = ordered.cancelled() => return,
+                    // How it ended is told to its requests; there may be none.
+                    _ = &mut connection => return,
+                    () = asked.asked.notified() => {
+                        let taken = connection.is_extended_connect_protocol_enabled();
+                        asked.taken.store(taken, Ordering::Relaxed);
+                    }
+                }
             }
         });
         let now = pool.clock.elapsed();
@@ -244,6 +257,7 @@ impl Lane {
             lives: pool.age.mul_f64(1.0 - fastrand::f64() / 10.0),
             used_at: AtomicU64::new(0),
             chain: opened.chain,
+            shaken_at: clock::wall(),
             gateway: opened.gateway,
             upgrades,
             cut,
@@ -277,7 +291,8 @@ impl Lane {
         let connections = self.connections.load();
         let mut cut = 0;
         for connection in connections.iter() {
-            if identity.verify(&connection.chain, Side::Server).is_err() {
+            let (chain, since) = (&connection.chain, connection.shaken_at);
+            if identity.still_trusts(chain, Side::Server, since).is_err() {
                 connection.cut.cancel();
                 cut += 1;
             }

@@ -83,15 +83,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the table `[outbound]` with its `[[outbound.upstream]]`; faults are noted in the section.
+    /// Reads the table `[outbound]` and the tables `[[upstream]]`. Faults are noted in the sections; the caller finishes
+    /// `section`, after keys of its own.
     #[must_use]
-    pub fn read(section: &Section) -> Self {
+    pub fn read(section: &Section, upstreams: &[Section]) -> Self {
         let default = Self::default();
         let eject = section.section("eject");
         let settings = Self {
             listen: section.or("listen", default.listen),
             connections_max: section.or("connections_max", default.connections_max),
-            upstreams: section.sections("upstream").iter().filter_map(read_upstream).collect(),
+            upstreams: upstreams.iter().filter_map(read_upstream).collect(),
             failover: section.or("failover", default.failover),
             connect_timeout: section.or("connect_timeout", default.connect_timeout),
             request_timeout: section.or("request_timeout", default.request_timeout),
@@ -114,12 +115,11 @@ impl Settings {
             },
         };
         eject.finish_section();
-        section.finish_section();
-        settings.check(section);
+        settings.check(section, upstreams);
         settings
     }
 
-    fn check(&self, section: &Section) {
+    fn check(&self, section: &Section, upstreams: &[Section]) {
         for (key, value) in [
             ("connect_timeout", self.connect_timeout),
             ("request_timeout", self.request_timeout),
@@ -153,12 +153,12 @@ impl Settings {
             );
         }
         let mut taken = std::collections::BTreeSet::from([self.listen]);
-        for (at, upstream) in self.upstreams.iter().enumerate() {
-            if upstream.listen.port() != 0 && !taken.insert(upstream.listen) {
-                section.fault(
-                    &format!("upstream[{at}].listen"),
-                    format!("{} is used twice", upstream.listen),
-                );
+        for upstream in upstreams {
+            if let Some(listen) = upstream.optional::<SocketAddr>("listen")
+                && listen.port() != 0
+                && !taken.insert(listen)
+            {
+                upstream.fault("listen", format!("{listen} is used twice"));
             }
         }
     }
@@ -189,18 +189,20 @@ mod tests {
     fn all_faults_are_noted() {
         let file = Section::parse(
             "[outbound]\nconnect_timeout = '0s'\nretry_ratio = 2\ntypo = 1\n[outbound.eject]\nmax = '1s'\n\
-             [[outbound.upstream]]\nlisten = '127.0.0.1:5432'\nservice = 'db'\n",
+             [[upstream]]\nlisten = '127.0.0.1:5432'\nservice = 'db'\n",
         )
         .expect("TOML");
-        let _ = Settings::read(&file.section("outbound"));
+        let outbound = file.section("outbound");
+        let _ = Settings::read(&outbound, &file.sections("upstream"));
+        outbound.finish_section();
         let faults = file.finish().expect_err("faults").to_string();
         for part in [
             "outbound.connect_timeout",
             "outbound.retry_ratio",
             "outbound.typo: is unknown",
             "outbound.eject.max",
-            "outbound.upstream[0].service",
-            "outbound.upstream[0].port: is missing",
+            "upstream[0].service",
+            "upstream[0].port: is missing",
         ] {
             assert!(faults.contains(part), "{part}: {faults}");
         }

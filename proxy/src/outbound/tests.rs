@@ -1,1 +1,5 @@
-//! Behaviour over real sockets.
+//! Behaviour over real sockets: requests from a caller through both sides of two proxies to an application.
+
+mod failover;
+mod http;
+mod tunnels;

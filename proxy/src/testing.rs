@@ -1,0 +1,594 @@
+//! A small mesh in one process, for tests: regions with their own authority, workloads with an application each, a gateway
+//! that splices by server name, and a caller whose view the test writes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use mesh::{
+    identity::{Bundle, Identity, SpiffeId, Svid, TrustDomain},
+    model::{
+        ClusterId, Endpoint, EndpointId, EndpointState, Gateway, GatewayId, Held, Incarnation, Locality, Namespace,
+        Port, Protocol, RegionId, Resource, Revision, Service, ServiceName, Timestamp, Update, View, Zone,
+    },
+    ops::Metrics,
+    route::{Pace, Source, eject},
+    runtime::{Drain, OnExit, Stop, Tasks, clock},
+    subscribe::{Publisher, Views},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::{inbound, outbound};
+
+/// Room for a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A region's authority.
+pub(crate) struct Ca {
+    pub(crate) domain: TrustDomain,
+    certificate: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Ca {
+    pub(crate) fn new(domain: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into().unwrap())];
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().to_vec();
+        Self {
+            domain: TrustDomain::parse(domain).unwrap(),
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    pub(crate) fn bundle(&self) -> Arc<Bundle> {
+        let region = RegionId::parse(self.domain.as_str()).unwrap();
+        Arc::new(Bundle::new(self.domain.clone(), region, 1, vec![self.certificate.clone()]).unwrap())
+    }
+
+    pub(crate) fn id(&self, account: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://{}/ns/shop/sa/{account}", self.domain)).unwrap()
+    }
+
+    pub(crate) fn identity(&self, account: &str, bundles: &[Arc<Bundle>]) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(self.id(account).as_str().try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let now = epoch + Duration::from_millis(u64::try_from(clock::wall().0).unwrap());
+        params.not_before = now - Duration::from_secs(60);
+        params.not_after = now + Duration::from_secs(3600);
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let svid = Svid::parse(vec![leaf.der().to_vec()], key.serialize_der()).unwrap();
+        Identity::new(svid, bundles.iter().cloned()).unwrap()
+    }
+}
+
+/// A workload: an application and the inbound side of its proxy.
+pub(crate) struct Workload {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) inbound: inbound::Inbound,
+    pub(crate) tasks: Tasks,
+    pub(crate) application: Application,
+}
+
+/// An application that says who it is.
+#[derive(Clone)]
+pub(crate) struct Application {
+    pub(crate) address: SocketAddr,
+    pub(crate) requests: Arc<AtomicU64>,
+    /// Answers 500 while true.
+    pub(crate) sick: Arc<AtomicBool>,
+    stop: Stop,
+}
+
+impl Application {
+    pub(crate) fn stop(&self) {
+        self.stop.order();
+    }
+}
+
+/// The mesh of one test.
+pub(crate) struct World {
+    pub(crate) regions: BTreeMap<&'static str, Ca>,
+    pub(crate) publisher: Publisher,
+    pub(crate) views: Views,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: Tasks,
+    pub(crate) resources: Vec<Resource>,
+    revision: u64,
+}
+
+impl World {
+    /// With the regions eu and us, and the services of the tests.
+    pub(crate) fn new() -> Self {
+        let regions = ["eu", "us"].map(|region| (region, Ca::new(region))).into();
+        let (publisher, views) = Publisher::new(View::default());
+        let mut world = Self {
+            regions,
+            publisher,
+            views,
+            metrics: Metrics::default(),
+            tasks: Tasks::new(Stop::default()),
+            resources: Vec::new(),
+            revision: 0,
+        };
+        world.service("pay.shop", 80, Protocol::Http);
+        world.service("grpc.shop", 80, Protocol::Grpc);
+        world.service("db.shop", 5432, Protocol::Tcp);
+        world
+    }
+
+    fn service(&mut self, name: &str, port: u16, protocol: Protocol) {
+        let name = ServiceName::parse(name).unwrap();
+        self.resources.push(Resource::Service(Service {
+            virtual_ips: mesh::model::virtual_ips(&name, 0).to_vec(),
+            name,
+            ports: vec![Port {
+                name: String::new(),
+                number: port,
+                protocol,
+            }],
+            origins: Vec::new(),
+            created_at: Timestamp(1),
+            conflict: String::new(),
+            headless: false,
+        }));
+    }
+
+    pub(crate) fn bundles(&self) -> Vec<Arc<Bundle>> {
+        self.regions.values().map(Ca::bundle).collect()
+    }
+
+    pub(crate) fn identity(&self, region: &str, account: &str) -> Identity {
+        self.regions[region].identity(account, &self.bundles())
+    }
+
+    /// Starts a workload of `service` in `region` (also its cluster), with this application behind it.
+    pub(crate) fn workload(&mut self, id: &str, service: &str, region: &str, application: Application) -> Workload {
+        let service = ServiceName::parse(service).unwrap();
+        let defined = self.resources.iter().find_map(|resource| match resource {
+            Resource::Service(defined) if defined.name == service => defined.ports.first().cloned(),
+            _ => None,
+        });
+        let port = defined.unwrap();
+        let served = inbound::Served {
+            service: service.clone(),
+            endpoint: EndpointId::parse(id).ok(),
+            ports: vec![inbound::ServedPort {
+                port: port.number,
+                protocol: port.protocol,
+                application: application.address,
+            }],
+            allow: None,
+        };
+        let tasks = Tasks::new(self.tasks.stop().child());
+        let deps = inbound::Deps {
+            identity: self.identity(region, service.name()),
+            metrics: self.metrics.clone(),
+            tasks: tasks.clone(),
+            accept: tasks.stop().clone(),
+            drain: Drain::default(),
+        };
+        let settings = inbound::Settings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            ..inbound::Settings::default()
+        };
+        let inbound = inbound::Inbound::new(settings, vec![served], deps).unwrap();
+        let endpoint = Endpoint {
+            id: EndpointId::parse(id).unwrap(),
+            service: service.clone(),
+            locality: locality(region, "a"),
+            cluster: ClusterId::parse(region).unwrap(),
+            address: inbound.address().ip(),
+            inbound_port: inbound.address().port(),
+            state: EndpointState::Ready,
+            weight: 100,
+            capacity_rps: 0,
+            labels: BTreeMap::new(),
+            identity: self.regions[region].id(service.name()),
+            ports: vec![port.number],
+            unverified: false,
+            hostname: String::new(),
+        };
+        self.resources.push(Resource::Endpoint(endpoint.clone()));
+        Workload {
+            endpoint,
+            inbound,
+            tasks,
+            application,
+        }
+    }
+
+    /// A gateway of a cluster at this address.
+    pub(crate) fn gateway(&mut self, id: &str, region: &str, address: SocketAddr) {
+        self.resources.push(Resource::Gateway(Gateway {
+            id: GatewayId::parse(id).unwrap(),
+            region: RegionId::parse(region).unwrap(),
+            cluster: ClusterId::parse(region).unwrap(),
+            address: address.to_string(),
+            state: EndpointState::Ready,
+            identity: self.regions[region].id("gateway"),
+        }));
+    }
+
+    /// Makes what the test wrote the newest view.
+    pub(crate) fn publish(&mut self) {
+        self.revision += 1;
+        let held = Held {
+            incarnation: Incarnation(1),
+            revision: Revision(self.revision),
+        };
+        self.publisher.publish(View::default().updated(Update {
+            region: RegionId::parse("eu").unwrap(),
+            held,
+            full: true,
+            upserts: self.resources.clone(),
+            removed: Vec::new(),
+            committed_at: None,
+        }));
+    }
+
+    /// Settings of a caller that eject and come back within a test.
+    pub(crate) fn settings() -> outbound::Settings {
+        outbound::Settings {
+            listen: ([127, 0, 0, 1], 0).into(),
+            connect_timeout: Duration::from_secs(2),
+            eject: eject::Limits {
+                base: Duration::from_millis(300),
+                ..eject::Limits::default()
+            },
+            pace: Pace {
+                hold: Duration::from_millis(200),
+                ramp: Duration::from_millis(400),
+            },
+            ..outbound::Settings::default()
+        }
+    }
+
+    /// The caller: `web` in eu.
+    pub(crate) fn caller(&mut self, settings: outbound::Settings) -> outbound::Outbound {
+        let identity = self.identity("eu", "web");
+        self.caller_as(settings, identity)
+    }
+
+    pub(crate) fn caller_as(&mut self, settings: outbound::Settings, identity: Identity) -> outbound::Outbound {
+        self.publish();
+        let deps = outbound::Deps {
+            views: self.views.clone(),
+            identity,
+            source: Source {
+                locality: locality("eu", "a"),
+                cluster: ClusterId::parse("eu").unwrap(),
+            },
+            namespace: Namespace::parse("shop").unwrap(),
+            metrics: self.metrics.clone(),
+            tasks: self.tasks.clone(),
+            accept: self.tasks.stop().clone(),
+            drain: Drain::default(),
+        };
+        outbound::Outbound::new(settings, deps).unwrap()
+    }
+
+    /// An HTTP application called `name`.
+    pub(crate) async fn application(&self, name: &'static str) -> Application {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = Application {
+            address: listener.local_addr().unwrap(),
+            requests: Arc::default(),
+            sick: Arc::default(),
+            stop: self.tasks.stop().child(),
+        };
+        let (tasks, serving) = (self.tasks.clone(), application.clone());
+        self.tasks.spawn("application", OnExit::Ignore, async move {
+            loop {
+                let stream = tokio::select! {
+                    () = serving.stop.ordered() => return,
+                    accepted = listener.accept() => accepted.unwrap().0,
+                };
+                let serving = serving.clone();
+                tasks.spawn("application", OnExit::Ignore, async move {
+                    let stop = serving.stop.clone();
+                    tokio::select! {
+                        () = stop.ordered() => {}
+                        () = serve_application(stream, name, serving) => {}
+                    }
+                });
+            }
+        });
+        application
+    }
+
+    /// An application of opaque bytes: reads to the end, then answers what it read, in capitals.
+    pub(crate) async fn shouter(&self) -> Application {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = Application {
+            address: listener.local_addr().unwrap(),
+            requests: Arc::default(),
+            sick: Arc::default(),
+            stop: self.tasks.stop().child(),
+        };
+        let tasks = self.tasks.clone();
+        self.tasks.spawn("shouter", OnExit::Ignore, async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tasks.spawn("shouter", OnExit::Ignore, async move {
+                    let mut text = String::new();
+                    stream.read_to_string(&mut text).await.unwrap();
+                    stream.write_all(text.to_uppercase().as_bytes()).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                });
+            }
+        });
+        application
+    }
+
+    /// A gateway that reads the ClientHello and splices to the endpoint that its server name picks.
+    pub(crate) async fn splicer(&self, endpoints: Vec<Endpoint>) -> Splicer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stop = self.tasks.stop().child();
+        let splicer = Splicer {
+            address: listener.local_addr().unwrap(),
+            connections: Arc::default(),
+            stop: stop.clone(),
+        };
+        let (tasks, count) = (self.tasks.clone(), Arc::clone(&splicer.connections));
+        self.tasks.spawn("splicer", OnExit::Ignore, async move {
+            loop {
+                let stream = tokio::select! {
+                    () = stop.ordered() => return,
+                    accepted = listener.accept() => accepted.unwrap().0,
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+                let (stop, endpoints) = (stop.clone(), endpoints.clone());
+                tasks.spawn("splice", OnExit::Ignore, async move {
+                    tokio::select! {
+                        () = stop.ordered() => {}
+                        () = splice(stream, endpoints) => {}
+                    }
+                });
+            }
+        });
+        splicer
+    }
+}
+
+pub(crate) struct Splicer {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: Arc<AtomicU64>,
+    stop: Stop,
+}
+
+impl Splicer {
+    pub(crate) fn stop(&self) {
+        self.stop.order();
+    }
+}
+
+async fn splice(mut near: TcpStream, endpoints: Vec<Endpoint>) {
+    use mesh::{
+        identity::Sni,
+        net::hello::{HELLO_BYTES_MAX, HelloReader, Progress},
+    };
+    let mut reader = HelloReader::new(HELLO_BYTES_MAX);
+    let mut buffer = [0; 4096];
+    let hello = loop {
+        let read = near.read(&mut buffer).await.unwrap();
+        if read == 0 {
+            return;
+        }
+        if let Progress::Done(hello) = reader.feed(&buffer[..read]).unwrap() {
+            break hello;
+        }
+    };
+    let sni: Sni = hello.server_name.parse().unwrap();
+    let Some(endpoint) = endpoints
+        .iter()
+        .find(|endpoint| Some(&endpoint.id) == sni.subset.as_ref())
+    else {
+        return;
+    };
+    let Ok(mut far) = TcpStream::connect((endpoint.address, endpoint.inbound_port)).await else {
+        return;
+    };
+    far.write_all(reader.bytes()).await.unwrap();
+    // How a test's connection ends is checked at its ends.
+    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+}
+
+pub(crate) fn locality(region: &str, zone: &str) -> Locality {
+    Locality {
+        region: RegionId::parse(region).unwrap(),
+        zone: Zone::parse(zone).unwrap(),
+    }
+}
+
+type AppBody = BoxBody<Bytes, hyper::Error>;
+
+fn full(text: impl Into<Bytes>) -> AppBody {
+    Full::new(text.into()).map_err(|never| match never {}).boxed()
+}
+
+async fn serve_application(stream: TcpStream, name: &'static str, application: Application) {
+    let mut first = [0; 3];
+    stream.peek(&mut first).await.unwrap();
+    let tasks = Tasks::default();
+    let exec = crate::hop::exec::Exec(tasks);
+    let service = service_fn(move |request| answer(name, application.clone(), request));
+    let io = TokioIo::new(stream);
+    // An application may break off; the test looks at its caller.
+    if first == *b"PRI" {
+        let _ = hyper::server::conn::http2::Builder::new(exec)
+            .serve_connection(io, service)
+            .await;
+    } else {
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+        let _ = connection.with_upgrades().await;
+    }
+}
+
+async fn answer(
+    name: &'static str,
+    application: Application,
+    mut request: Request<Incoming>,
+) -> Result<Response<AppBody>, hyper::Error> {
+    application.requests.fetch_add(1, Ordering::Relaxed);
+    if application.sick.load(Ordering::Relaxed) {
+        let mut response = Response::new(full("sick"));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(response);
+    }
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        // Sends back what comes, as it comes, then trailers.
+        "/echo" => {
+            let body = request.into_body();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("x-sum", "42".parse().unwrap());
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            let end =
+                http_body_util::StreamBody::new(futures_util::stream::iter([Ok(http_body::Frame::trailers(trailers))]));
+            let frames = futures_util::StreamExt::chain(
+                http_body_util::BodyStream::new(body),
+                http_body_util::BodyStream::new(end),
+            );
+            let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
+            response
+                .headers_mut()
+                .insert("content-type", "application/grpc".parse().unwrap());
+            response
+                .headers_mut()
+                .insert("trailer", "x-sum, grpc-status".parse().unwrap());
+            Ok(response)
+        }
+        // Says all that it was told.
+        "/headers" => {
+            let mut lines = vec![format!("{} {}", request.method(), request.uri())];
+            for (header, value) in request.headers() {
+                lines.push(format!("{header}: {}", String::from_utf8_lossy(value.as_bytes())));
+            }
+            Ok(Response::new(full(lines.join("\n"))))
+        }
+        // Reads everything, says how much it was.
+        "/count" => {
+            let body = request.into_body().collect().await?;
+            Ok(Response::new(full(body.to_bytes().len().to_string())))
+        }
+        "/large" => Ok(Response::new(full(vec![b'x'; 8 << 20]))),
+        "/ws" => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            Tasks::default().spawn("websocket", OnExit::Ignore, async move {
+                let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                tokio::io::copy(&mut reader, &mut writer).await.unwrap();
+                writer.shutdown().await.unwrap();
+            });
+            let mut response = Response::new(full(""));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+            response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+            response
+                .headers_mut()
+                .insert("sec-websocket-accept", "yes".parse().unwrap());
+            Ok(response)
+        }
+        _ => Ok(Response::new(full(name))),
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: String,
+}
+
+/// One request over a connection of its own.
+pub(crate) async fn request(to: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
+    let work = async {
+        let stream = TcpStream::connect(to).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        Tasks::default().spawn("client", OnExit::Ignore, async move {
+            // Its request tells how it ended.
+            let _ = connection.await;
+        });
+        let response = sender.send_request(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Reply {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        }
+    };
+    tokio::time::timeout(PATIENCE, work).await.unwrap()
+}
+
+/// GET `path` of `host` through the proxy at `to`.
+pub(crate) async fn get(to: SocketAddr, host: &str, path: &str) -> Reply {
+    let get = Request::get(path).header("host", host).body(Full::default()).unwrap();
+    request(to, get).await
+}
+
+/// The text that comes back on a raw connection, up to its end.
+pub(crate) async fn raw(to: SocketAddr, text: &str) -> String {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap();
+        match read {
+            Ok(0) | Err(_) => break,
+            Ok(read) => reply.extend_from_slice(&buffer[..read]),
+        }
+    }
+    String::from_utf8_lossy(&reply).into_owned()
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = clock::now() + PATIENCE;
+    while !condition().await {
+        assert!(clock::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The set of names that answered.
+pub(crate) async fn names(to: SocketAddr, host: &str, times: usize) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for _ in 0..times {
+        let reply = get(to, host, "/").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        names.insert(reply.body);
+    }
+    names
+}
