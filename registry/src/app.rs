@@ -27,6 +27,7 @@ use crate::{
     api::{self, Admin, AdminApi, CertificateApi, Joins, RegisterApi, watch::WatchService},
     catalog::{Command, Reply},
     config::Config,
+    federation::{self, Federation},
     ingest::{Agents, Expiry},
     metrics::Meters,
     node::{self, Card, Disk, Error, Renewal},
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) replica: Replica,
     pub(crate) hub: Arc<Hub>,
     pub(crate) views: Views,
+    pub(crate) federation: Federation,
     pub(crate) meters: Meters,
     pub(crate) tasks: Tasks,
 }
@@ -210,6 +212,14 @@ async fn assemble(config: Config, card: Card, disk: Disk, tasks: Tasks) -> Resul
 
     let bound = Bound::bind(&config)?;
     let views = hub.local_views(&tasks);
+    let federation = Federation::start(federation::Deps {
+        replica: replica.clone(),
+        hub: Arc::clone(&hub),
+        identity: identity.clone(),
+        addresses: vec![config.advertise.federation.clone()],
+        tasks: tasks.clone(),
+        metrics: metrics.clone(),
+    });
     let parts = Arc::new(Parts {
         trust_domain: card.trust_domain,
         node: card.node,
@@ -217,6 +227,7 @@ async fn assemble(config: Config, card: Card, disk: Disk, tasks: Tasks) -> Resul
         replica,
         hub,
         views,
+        federation,
         meters,
         tasks: tasks.clone(),
         config,
@@ -306,6 +317,7 @@ impl Bound {
             parts.tasks.spawn(name, OnExit::StopProcess, served);
         };
         grpc("raft", self.raft, Routes::new(parts.replica.service(joins)));
+        grpc("federation", self.federation, Routes::new(parts.federation.server()));
         grpc("api", self.api, api_routes(parts));
         let pages = api::pages(
             Admin::new(Arc::clone(parts)),

@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use mesh::{
-    identity::{Bundle, Expect, Identity, KeyRequest, Role, Svid, Token, TokenKind, TrustDomain},
+    identity::{Bundle, Expect, Identity, KeyRequest, Role, Svid, Token, TokenKind},
     model::RegionId,
     net::grpc::{self, Credentials, Timeouts},
     runtime::Stop,
@@ -37,9 +37,13 @@ fn ports<const N: usize>() -> [u16; N] {
 }
 
 fn config(data_dir: &Path, extra: &str) -> Config {
+    config_of("eu", data_dir, extra)
+}
+
+fn config_of(region: &str, data_dir: &Path, extra: &str) -> Config {
     let [api, raft, federation] = ports();
     let text = format!(
-        "region = 'eu'\ndata_dir = '{}'\n\
+        "region = '{region}'\ndata_dir = '{}'\n\
          [listen]\napi = '127.0.0.1:{api}'\nraft = '127.0.0.1:{raft}'\nfederation = '127.0.0.1:{federation}'\n\
          http = '127.0.0.1:0'\ndns = '127.0.0.1:0'\n{extra}",
         data_dir.display()
@@ -67,8 +71,12 @@ struct Region {
 
 impl Region {
     async fn start(extra: &str) -> Self {
+        Self::named("eu", extra).await
+    }
+
+    async fn named(region: &str, extra: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = config(&folder.path().join("data"), extra);
+        let config = config_of(region, &folder.path().join("data"), extra);
         Box::pin(registry::init(&config)).await.unwrap();
         let stop = Stop::default();
         let running = Box::pin(registry::start(config.clone(), None, stop.clone()))
@@ -86,14 +94,14 @@ impl Region {
     }
 
     fn bundle(&self) -> Arc<Bundle> {
-        let (region, domain) = (RegionId::parse("eu").unwrap(), TrustDomain::parse("eu").unwrap());
+        let (region, domain) = (self.config.region.clone(), self.config.trust_domain.clone());
         let state = self.running.replica().state();
         let anchors = state.own_bundle().unwrap().anchors().map(|der| der.to_vec()).collect();
         Arc::new(Bundle::new(domain, region, 1, anchors).unwrap())
     }
 
     async fn channel(&self, credentials: impl Into<Credentials>) -> Channel {
-        let expect = Expect::System(Role::Registry, TrustDomain::parse("eu").unwrap());
+        let expect = Expect::System(Role::Registry, self.config.trust_domain.clone());
         let address = self.running.addresses.api.to_string();
         grpc::dial(&address, &credentials.into(), &expect, Timeouts::default())
             .await
@@ -458,4 +466,58 @@ async fn two_nodes_join_by_token_and_a_foreign_token_is_refused() {
         other.finish().await.unwrap();
     }
     region.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_regions_peer_and_an_export_arrives() {
+    let (eu, us) = (Region::named("eu", "").await, Region::named("us", "").await);
+    let svid = eu.svid(&eu.token("shop", "pay", 1).await).await.unwrap();
+    let mut agent = Agent::attach(eu.as_svid(svid).await, agent_message::Kind::Attach(workload("pay-1")))
+        .await
+        .unwrap();
+    agent.next().await.unwrap();
+    let (mut here, mut there) = (eu.operator().await, us.operator().await);
+    let token = here
+        .create_peer_token(admin::CreatePeerTokenRequest::default())
+        .await
+        .unwrap()
+        .into_inner()
+        .token;
+    let peer = there
+        .join_peer(admin::JoinPeerRequest { token })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(peer.region, "eu");
+    eventually("both see the other connected", async || {
+        let ours = here
+            .list_peers(admin::ReadOptions::default())
+            .await
+            .ok()?
+            .into_inner()
+            .peers;
+        let theirs = there
+            .list_peers(admin::ReadOptions::default())
+            .await
+            .ok()?
+            .into_inner()
+            .peers;
+        (ours.first()?.connected && theirs.first()?.connected).then_some(())
+    })
+    .await;
+    assert!(endpoints(&mut there).await.is_none(), "nothing was exported");
+    let export = admin::Export {
+        service: "pay.shop".into(),
+        to_all: true,
+        ..admin::Export::default()
+    };
+    here.put_export(export).await.unwrap();
+    let imported = eventually("the export arrives", async || {
+        endpoints(&mut there).await.filter(|endpoints| !endpoints.is_empty())
+    })
+    .await;
+    assert_eq!((imported.len(), imported[0].region.as_str()), (1, "eu"));
+    drop(agent);
+    eu.end().await;
+    us.end().await;
 }

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::{
     authority::attest::Denial,
     catalog::Refusal,
+    federation::JoinError,
     ingest::Turned,
     raft::{membership, propose},
 };
@@ -36,9 +37,9 @@ pub(crate) enum Error {
     /// The set of nodes was not changed.
     #[error(transparent)]
     Membership(#[from] membership::Error),
-    /// Peering is not served.
-    #[error("this node does not federate yet")]
-    NoFederation,
+    /// Peering failed; told with its cause, which is mostly an address or a certificate to mend.
+    #[error("{}", chain(.0))]
+    Peering(Box<JoinError>),
     /// The caller's certificate is not of the kind that the call needs.
     #[error("{} may not do this; it needs {needs}", caller.as_ref().map_or("a caller without certificate", SpiffeId::as_str))]
     NotAllowed {
@@ -127,7 +128,7 @@ impl Error {
                 Turned::Field(_) => (Code::InvalidArgument, Retry::Never),
             },
             Self::Membership(error) => membership_verdict(error),
-            Self::NoFederation => (Code::Unimplemented, Retry::Never),
+            Self::Peering(error) => peering_verdict(error),
             Self::Capacity { .. } => (Code::FailedPrecondition, Retry::Never),
             Self::NotAllowed { caller: None, .. } => (Code::Unauthenticated, Retry::Never),
             Self::NotAllowed { caller: Some(_), .. } => (Code::PermissionDenied, Retry::Never),
@@ -165,6 +166,24 @@ fn membership_verdict(error: &membership::Error) -> (Code, Retry) {
         membership::Error::Unknown { .. } => (Code::DeadlineExceeded, Retry::ReadFirst),
         membership::Error::Unavailable(error) => propose_verdict(error),
     }
+}
+
+fn peering_verdict(error: &JoinError) -> (Code, Retry) {
+    match error {
+        JoinError::Token(_) | JoinError::Anchors(_) => (Code::InvalidArgument, Retry::Never),
+        JoinError::Refused(_) | JoinError::Impostor { .. } | JoinError::Denied { retry: false, .. } => {
+            (Code::FailedPrecondition, Retry::Never)
+        }
+        JoinError::Unreachable { .. } | JoinError::Denied { retry: true, .. } => (Code::Unavailable, Retry::Later),
+        // The token is used up: the next attempt needs a new one.
+        JoinError::Commit { .. } => (Code::Aborted, Retry::Never),
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn refusal_verdict(refusal: &Refusal) -> (Code, Retry) {

@@ -9,7 +9,7 @@ use mesh::{
     model::{NodeId, Timestamp},
     runtime::clock,
 };
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use super::{
@@ -24,6 +24,8 @@ use crate::{
 
 /// How often the whole catalogue is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// What no date announces (definitions that nobody serves) is swept this often.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Expiries that are under way at once; a batch takes many.
 const PROPOSALS_MAX: usize = 64;
 
@@ -32,6 +34,7 @@ pub(crate) struct Expiry {
     parts: Arc<Parts>,
     agents: Arc<Agents>,
     orphans: Orphans,
+    swept: Instant,
 }
 
 impl Expiry {
@@ -40,6 +43,7 @@ impl Expiry {
             parts,
             agents,
             orphans: Orphans::default(),
+            swept: clock::now(),
         }
     }
 
@@ -121,10 +125,13 @@ impl Expiry {
         }
     }
 
-    async fn sweep(&self) {
-        if !self.parts.replica.position().is_leader || !sweep_is_due(&self.parts.replica.state(), clock::wall()) {
+    async fn sweep(&mut self) {
+        let (replica, now) = (&self.parts.replica, clock::now());
+        let overdue = now.saturating_duration_since(self.swept) >= SWEEP;
+        if !replica.position().is_leader || !(overdue || sweep_is_due(&replica.state(), clock::wall())) {
             return;
         }
+        self.swept = now;
         if let Err(error) = self.parts.propose(Command::Sweep).await {
             warn!(%error, "sweep was not committed");
         }

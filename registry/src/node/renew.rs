@@ -1,4 +1,4 @@
-//! Keeps a node's own certificate, its bundles and, on the node that made the region, the operator's credentials current:
+//! Keeps a node's own certificate and, on the node that made the region, the operator's credentials current:
 //! every node can issue, so nobody is asked. A node that was down for longer than its certificate issues itself a new one.
 
 use std::{sync::Arc, time::Duration};
@@ -47,22 +47,12 @@ impl Renewal {
     /// Runs until the stop.
     pub(crate) async fn run(self) {
         let stop = self.parts.tasks.stop().clone();
-        let mut moments = self.parts.hub.moments();
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let due = tokio::select! {
+            tokio::select! {
                 () = stop.ordered() => return,
-                // Anchors of a new peer must count at once; the hub lives as long as this task.
-                _ = moments.changed() => false,
-                _ = tick.tick() => true,
-            };
-            let state = Arc::clone(&moments.borrow_and_update().state);
-            if self.parts.identity.replace_bundles(state.bundles().cloned()) {
-                info!("trust bundles changed");
-            }
-            if due {
-                self.renew(&state);
+                _ = tick.tick() => self.renew(&self.parts.replica.state()),
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Peers: other regions that this one federates with.
 
 use mesh::{
-    model::{RegionId, RegionStatus},
+    identity::{Token, TokenKind},
+    model::RegionId,
     runtime::clock,
 };
 use proto::admin::v1 as pb;
@@ -13,8 +14,13 @@ use crate::{
 };
 
 impl Admin {
-    pub(crate) async fn join_peer(&self, _: pb::JoinPeerRequest) -> Result<pb::Peer, Error> {
-        Err(Error::NoFederation)
+    pub(crate) async fn join_peer(&self, request: pb::JoinPeerRequest) -> Result<pb::Peer, Error> {
+        let token = Token::decode(&request.token, TokenKind::Peer).map_err(|fault| Error::Token(fault.to_string()))?;
+        let joined = Box::pin(self.parts.federation.join(&token)).await;
+        let region = joined.map_err(|error| Error::Peering(Box::new(error)))?;
+        let state = self.read(None).await?.state;
+        let peer = state.peer(&region).ok_or(Error::Unexpected)?;
+        Ok(self.peer(&state, peer))
     }
 
     pub(crate) async fn list_peers(&self, options: pb::ReadOptions) -> Result<pb::PeerList, Error> {
@@ -37,23 +43,19 @@ impl Admin {
 
     fn peer(&self, state: &State, peer: &Peer) -> pb::Peer {
         let record = &peer.record;
-        let status = state.region_statuses().find(|status| status.region == record.region);
+        let link = self.parts.federation.status(&record.region);
         pb::Peer {
             region: record.region.to_string(),
             trust_domain: record.bundle.trust_domain().to_string(),
             addresses: record.addresses.clone(),
-            connected: status.is_some_and(|status| status.connected),
-            round_trip_us: status.map_or(0, |status| round_trip_us(status)),
-            age_ms: status.and_then(|status| age_ms(clock::wall(), status.heard_at)),
+            connected: link.connected,
+            round_trip_us: link.round_trip.map_or(0, |trip| saturating_ms(trip.as_micros())),
+            age_ms: link.heard_at.and_then(|at| age_ms(clock::wall(), at)),
             held_revision: peer.held.map_or(0, |held| held.revision.0),
             imported_endpoints: state.imported_endpoint_count(&record.region) as u64,
-            acknowledged_revision: 0,
-            last_error: String::new(),
+            acknowledged_revision: link.acknowledged.0,
+            last_error: link.last_error,
             import: Some(policy_outward(&record.region, &record.import)),
         }
     }
-}
-
-fn round_trip_us(status: &RegionStatus) -> u64 {
-    status.round_trip.map_or(0, |trip| saturating_ms(trip.as_micros()))
 }
