@@ -135,7 +135,7 @@ impl State {
     }
 
     /// The endpoints of a service, of all regions, in order of id.
-    pub fn endpoints(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Endpoint>> {
+    pub fn endpoints<'a>(&'a self, service: &ServiceName) -> impl Iterator<Item = &'a Arc<Endpoint>> + use<'a> {
         self.endpoints.get(service).into_iter().flat_map(OrdMap::values)
     }
 
