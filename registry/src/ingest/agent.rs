@@ -151,7 +151,7 @@ impl Session {
                 Ok(Ok(Some(message))) => message,
             };
             if let Some(term) = &self.term {
-                agents.held().heard(term, clock::now());
+                agents.held().heard(term, clock::now().into_std());
             }
             let last = matches!(message.kind, Some(agent_message::Kind::Detach(_)));
             let reply = Box::pin(self.hear(message)).await?;
@@ -245,7 +245,7 @@ impl Session {
             .attach
             .record(clock::now().saturating_duration_since(began).as_secs_f64());
         let term = Term { lessee, epoch };
-        self.agents.held().heard(&term, clock::now());
+        self.agents.held().heard(&term, clock::now().into_std());
         self.term = Some(term);
         self.attached_at = committed.revision;
         Ok(agent_reply::Kind::Attached(pb::Attached {

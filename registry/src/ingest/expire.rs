@@ -59,7 +59,7 @@ impl Expiry {
                 _ = tick.tick() => {}
             }
             let now = clock::now();
-            let mut due = self.agents.held().due(self.parts.config.lease.ttl, now);
+            let mut due = self.agents.held().due(self.parts.config.lease.ttl, now.into_std());
             if now.saturating_duration_since(looked) >= LOOK {
                 looked = now;
                 due.extend(self.orphans_due());
@@ -89,7 +89,8 @@ impl Expiry {
             }
         };
         let leases = leases(&replica.state());
-        self.orphans.due(leases, orphan, lease.ttl + lease.grace, clock::now())
+        self.orphans
+            .due(leases, orphan, lease.ttl + lease.grace, clock::now().into_std())
     }
 
     async fn report(&self, due: Vec<Term>) {

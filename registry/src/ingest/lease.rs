@@ -1,10 +1,12 @@
 //! Decides when a lease has been silent for too long: those whose stream this node holds, and those that nobody holds.
 //! Promises that no lease is called lapsed before its time, however often it is asked; proposes nothing. Pure.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use mesh::model::NodeId;
-use tokio::time::Instant;
 
 use crate::catalog::Lessee;
 
