@@ -13,3 +13,6 @@ pub use answer::{Resolved, resolve_text};
 pub use forward::{Upstreams, system_upstreams};
 pub use server::{ServeError, Serving, Settings, serve};
 pub use zone::Asker;
+
+#[cfg(test)]
+mod tests;

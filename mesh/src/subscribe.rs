@@ -13,6 +13,9 @@ pub use publish::{Publisher, Views};
 pub use session::{Settings, Subscription};
 
 #[cfg(test)]
+mod tests;
+
+#[cfg(test)]
 pub(crate) mod samples {
     //! Views for tests.
 

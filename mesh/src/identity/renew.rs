@@ -314,12 +314,14 @@ struct Renewer {
 
 impl Renewer {
     async fn run(self) {
+        // One that was saved long ago is renewed at once.
+        let mut earliest = Timestamp(0);
         loop {
             // Spread, so that a thousand workloads that started together do not renew together.
             let svid = self.identity.svid();
             let life = svid.not_after().since(svid.not_before());
             let due = svid.renew_at().plus(life.mul_f64(fastrand::f64() / 10.0));
-            self.wait_until(due).await;
+            self.wait_until(due.max(earliest)).await;
             let mut backoff = Backoff::new(RENEW_RETRY.0.min(life / 20), RENEW_RETRY.1.min(life / 10));
             while let Err(error) = self.renew().await {
                 self.failed.increment(1);
@@ -327,6 +329,10 @@ impl Renewer {
                 let retry_at = clock::wall().plus(backoff.next_wait());
                 self.wait_until(retry_at).await;
             }
+            // A certificate that begins far in the past is over half of its life already, and must not be renewed in a ring.
+            let now = clock::wall();
+            let left = self.identity.svid().not_after().since(now);
+            earliest = now.plus((left / 3).max(Duration::from_millis(100)));
         }
     }
 
@@ -472,3 +478,6 @@ async fn save(directory: Option<PathBuf>, issued: Issued) {
         Err(error) => warn!(%error, "identity not kept on disk: the next start needs the registry"),
     }
 }
+
+#[cfg(test)]
+mod tests;

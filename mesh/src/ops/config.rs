@@ -3,7 +3,14 @@
 //! (A derive that fails at the first fault would make the operator mend a file once per fault.)
 
 use std::{
-    cell::RefCell, collections::BTreeSet, fmt, net::SocketAddr, path::PathBuf, rc::Rc, str::FromStr, time::Duration,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    str::FromStr,
+    time::Duration,
 };
 
 use thiserror::Error;
@@ -109,6 +116,18 @@ impl<T: Setting> Setting for Vec<T> {
             .iter()
             .map(T::read)
             .collect()
+    }
+}
+
+/// A table of free keys, such as labels.
+impl<T: Setting> Setting for BTreeMap<String, T> {
+    fn read(value: &Value) -> Result<Self, String> {
+        let table = value.as_table().ok_or_else(|| wrong(value, "a table"))?;
+        let read = |(key, value): (&String, &Value)| match T::read(value) {
+            Ok(value) => Ok((key.clone(), value)),
+            Err(fault) => Err(format!("{key}: {fault}")),
+        };
+        table.iter().map(read).collect()
     }
 }
 

@@ -359,11 +359,12 @@ impl Follower {
             }
             self.contact.connect(true);
             let full = update.full && building.is_none();
+            let is_empty = update.upserts.is_empty() && update.removed.is_empty() && building.is_none() && !full;
             if let Some(applied) = self.apply(update, &mut building)? {
                 if full {
                     self.complete_for = Some(interest.clone());
                 }
-                self.publish(applied);
+                self.publish(applied, !is_empty);
                 let ack = pb::Ack {
                     held: Some(self.publisher.current().held().into()),
                     applied_at_ms: clock::wall().0,
@@ -451,13 +452,16 @@ impl Follower {
         Ok(())
     }
 
-    fn publish(&mut self, view: View) {
+    /// An update that only moves the position is not worth a write: it costs a longer delta after a restart.
+    fn publish(&mut self, view: View, worth_a_write: bool) {
         // Bundles first: whoever is in the new view can then be verified. The own domain's stays whatever comes.
         self.identity.replace_bundles(view.bundles().values().cloned());
         self.meters.revision.set(view.held().revision.0 as f64);
         self.publisher.publish(view);
-        self.saves
-            .send_replace(Some((self.publisher.current(), self.complete_for.clone())));
+        if worth_a_write {
+            self.saves
+                .send_replace(Some((self.publisher.current(), self.complete_for.clone())));
+        }
         self.pending = None;
     }
 }
@@ -472,20 +476,15 @@ async fn keep(path: PathBuf, interval: Duration, mut saves: watch::Receiver<Save
     loop {
         let stopping = tokio::select! {
             () = stop.ordered() => true,
-            changed = saves.changed() => {
-                if changed.is_err() {
-                    // The subscription ended with the stop.
-                    stop.ordered().await;
-                }
-                false
-            }
+            changed = saves.changed() => changed.is_err(),
         };
+        // The writer is gone when the stop was ordered; what it left is then still to be written.
         if !stopping || saves.has_changed().unwrap_or(true) {
             let save = saves.borrow_and_update().clone();
             write(&path, save).await;
         }
-        if stopping || stop.is_ordered() {
-            return;
+        if stopping {
+            return stop.ordered().await;
         }
         tokio::select! {
             () = stop.ordered() => {}
