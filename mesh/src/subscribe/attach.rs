@@ -187,6 +187,12 @@ impl Attachment {
         self.endpoint_ids.borrow().clone()
     }
 
+    /// The same, to wait for changes: another registry may name them anew.
+    #[must_use]
+    pub fn watch_endpoint_ids(&self) -> watch::Receiver<Vec<String>> {
+        self.endpoint_ids.clone()
+    }
+
     /// Goes away on purpose: the endpoints are removed at once. Waits at most 2 s; where nobody hears it the lease lapses.
     pub async fn detach(&self) {
         self.wanted.send_modify(|wanted| wanted.detach = true);

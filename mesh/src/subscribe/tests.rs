@@ -40,7 +40,7 @@ impl<In: Send + 'static, Out> Held<In, Out> {
     }
 
     async fn say(&self, reply: Out) {
-        self.replies.send(Ok(reply)).await.ok().expect("caller is there");
+        self.replies.send(Ok(reply)).await.expect("caller is there");
     }
 }
 
