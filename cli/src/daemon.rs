@@ -9,9 +9,19 @@ use mesh::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    args::{GatewayArgs, LogArgs},
+    args::{GatewayArgs, LogArgs, ProxyArgs},
     failure::{Exit, Failure, Outcome},
 };
+
+/// Runs a registry node until it is told to stop.
+pub(crate) async fn registry(config: &Path, join: Option<String>, log: &LogArgs) -> Outcome {
+    let config = registry_config(config)?;
+    start_log(log)?;
+    let stop = stop_on_signals()?;
+    registry::run(config, join, stop)
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, error))
+}
 
 /// Runs an east-west gateway until it is told to stop.
 pub(crate) async fn gateway(args: &GatewayArgs) -> Outcome {
@@ -23,9 +33,16 @@ pub(crate) async fn gateway(args: &GatewayArgs) -> Outcome {
         .map_err(|error| Failure::new(Exit::Failed, error))
 }
 
-/// A daemon that this build does not contain yet.
-pub(crate) fn absent(name: &str) -> Failure {
-    Failure::text(Exit::Failed, format!("this build does not contain the {name} yet"))
+/// Runs a proxy, and its application if a command was given, until one of them ends.
+pub(crate) async fn proxy(args: &ProxyArgs) -> Outcome {
+    let config = read(&args.config, proxy::Config::parse)?;
+    start_log(&args.log)?;
+    let stop = stop_on_signals()?;
+    let command = (!args.command.is_empty()).then(|| args.command.clone());
+    proxy::run(config, command, stop)
+        .await
+        .map(drop)
+        .map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 /// A registry's settings.

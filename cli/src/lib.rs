@@ -67,11 +67,11 @@ async fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         Command::Registry(args) => match (args.command, args.config) {
             (Some(command), _) => cmd::registry(&context, command).await,
-            (None, Some(config)) => daemon::registry_config(&config).and(Err(daemon::absent("registry"))),
+            (None, Some(config)) => daemon::registry(&config, args.join, &args.log).await,
             (None, None) => Err(Failure::text(Exit::Usage, "--config FILE is missing")),
         },
         Command::Gateway(args) => daemon::gateway(&args).await,
-        Command::Proxy(_) => Err(daemon::absent("proxy")),
+        Command::Proxy(args) => daemon::proxy(&args).await,
         Command::Demo(args) => demo::run(&args, context.printer()).await,
         Command::DemoApp(args) => {
             let stop = daemon::stop_on_signals()?;

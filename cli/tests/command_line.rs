@@ -172,6 +172,11 @@ fn printed_configurations_are_good_ones() {
         &[&both[..], &["--cluster", "us-2"]].concat(),
         eastwest_gateway::Config::parse,
     );
+    check(
+        "proxy",
+        &[&both[..], &["--cluster", "us-2"]].concat(),
+        proxy::Config::parse,
+    );
 }
 
 /// Whether a commented line is a setting and no sentence.
@@ -209,7 +214,8 @@ fn all_mistakes_of_a_configuration_are_told_at_once() {
     };
     let registry = write("registry.toml", "region = \"EU!\"\ndata_dir = 7\nspeed = 9\n");
     let gateway = write("gateway.toml", "region = \"EU!\"\ndata_dir = 7\nspeed = 9\n");
-    for (daemon, path) in [("registry", registry), ("gateway", gateway)] {
+    let proxy = write("proxy.toml", "region = \"EU!\"\ndata_dir = 7\nspeed = 9\n");
+    for (daemon, path) in [("registry", registry), ("gateway", gateway), ("proxy", proxy)] {
         let output = isthmus(&[daemon, "--config", &path]);
         assert_eq!(code(&output), 1, "{daemon}");
         let text = err(&output);

@@ -44,11 +44,36 @@ pub(super) async fn run(context: &Context, command: RegistryCommand) -> Outcome 
     }
 }
 
-async fn init(context: &Context, path: &Path) -> Outcome {
-    daemon::registry_config(path)?;
-    let _ = context;
-    Err(daemon::absent("registry"))
+#[derive(Serialize)]
+struct Formed {
+    region: String,
+    trust_domain: String,
+    credentials: PathBuf,
 }
+
+async fn init(context: &Context, path: &Path) -> Outcome {
+    let config = daemon::registry_config(path)?;
+    let formed = Formed {
+        region: config.region.to_string(),
+        trust_domain: config.trust_domain.to_string(),
+        credentials: config.data_dir.join("operator"),
+    };
+    registry::init(&config).await.map_err(|error| {
+        Failure::new(Exit::Refused, error).while_doing(format!("region {} was not formed", config.region))
+    })?;
+    context.printer.show(&formed, |formed| {
+        format!(
+            "region {} is formed, trust domain {}\n\
+             operator's credentials: {} (ISTHMUS_CREDENTIALS)\n\
+             next: isthmus registry --config {}",
+            formed.region,
+            formed.trust_domain,
+            formed.credentials.display(),
+            path.display()
+        )
+    })
+}
+
 #[derive(Serialize)]
 struct Saved {
     file: PathBuf,
@@ -97,9 +122,23 @@ async fn next<T>(context: &Context, stream: &mut tonic::Streaming<T>) -> Outcome
 }
 
 async fn restore(context: &Context, file: &Path, path: &Path) -> Outcome {
-    daemon::registry_config(path)?;
+    let config = daemon::registry_config(path)?;
     let snapshot = fs::File::open(file)
         .map_err(|error| Failure::new(Exit::Failed, error).while_doing(format!("cannot read {}", file.display())))?;
-    let _ = (snapshot, context);
-    Err(daemon::absent("registry"))
+    registry::restore(&config, snapshot).await.map_err(|error| {
+        Failure::new(Exit::Refused, error).while_doing(format!("{} was not restored", file.display()))
+    })?;
+    let formed = Formed {
+        region: config.region.to_string(),
+        trust_domain: config.trust_domain.to_string(),
+        credentials: config.data_dir.join("operator"),
+    };
+    context.printer.show(&formed, |formed| {
+        format!(
+            "region {} holds the catalogue of {}\nnext: isthmus registry --config {}, then let its other nodes join anew",
+            formed.region,
+            file.display(),
+            path.display()
+        )
+    })
 }

@@ -221,4 +221,33 @@ mod tests {
         let config = eastwest_gateway::Config::parse(&gateway.text()).unwrap();
         assert_eq!((config.listen, config.registry.len()), (gateway.listen, 2));
     }
+
+    #[test]
+    fn proxy_text_is_a_good_configuration_with_and_without_a_service() {
+        for service in [Some("pay"), None] {
+            let mut ports = ports();
+            let workload = Workload {
+                region: "eu",
+                name: "eu-pay-1".into(),
+                zone: "a",
+                namespace: "shop",
+                service_account: "pay",
+                service,
+            };
+            let registry = [ports.take().unwrap()];
+            let proxy = Proxy {
+                workload: &workload,
+                data_dir: "/tmp/proxy".into(),
+                token: "/tmp/token".into(),
+                registry: &registry,
+                outbound: ports.take().unwrap(),
+                inbound: ports.take().unwrap(),
+                dns: ports.take().unwrap(),
+                admin: Admin::plan(&mut ports).unwrap(),
+                application: ports.take().unwrap(),
+            };
+            let config = proxy::Config::parse(&proxy.text()).unwrap();
+            assert_eq!(config.services.len(), usize::from(service.is_some()));
+        }
+    }
 }
