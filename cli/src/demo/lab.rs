@@ -9,6 +9,7 @@ mod region;
 
 use std::{
     fs,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -75,7 +76,9 @@ impl Lab {
     /// # Errors
     /// [`Exit::Refused`] when the folder is not empty or no block of ports is free.
     pub fn plan(dir: &Path, spec: &Spec) -> Outcome<Self> {
-        fs::create_dir_all(dir).map_err(|error| {
+        // Keys and tokens are in it.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| {
             Failure::new(Exit::Failed, error).while_doing(format!("cannot create {}", dir.display()))
         })?;
         if fs::read_dir(dir)?.next().is_some() {
