@@ -149,16 +149,12 @@ fn printed_configurations_are_good_ones() {
         if let Err(faults) = parse(&out(&output)) {
             panic!("{daemon}: {faults}");
         }
-        // Each default that is shown is one that can be written.
-        let shown = |line: &str| line.starts_with("# ") && line.contains(" = ") && !line.starts_with("# Lines ");
+        // Each setting that is shown is one that can be written.
         let text: String = out(&output)
             .lines()
-            .map(|line| {
-                if shown(line) && is_setting(&line[2..]) {
-                    format!("{}\n", &line[2..])
-                } else {
-                    format!("{line}\n")
-                }
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if is_setting(setting) => format!("{setting}\n"),
+                _ => format!("{line}\n"),
             })
             .collect();
         if let Err(faults) = parse(&text) {
@@ -179,10 +175,11 @@ fn printed_configurations_are_good_ones() {
     );
 }
 
-/// Whether a commented line is a setting and no sentence.
+/// Whether a commented line is a table's heading or a setting, and no sentence.
 fn is_setting(line: &str) -> bool {
     let name = line.split(" = ").next().unwrap_or_default();
-    name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && name != "certificate" && name != "key"
+    let key = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    line.starts_with('[') || line.contains(" = ") && key(name)
 }
 
 #[test]
