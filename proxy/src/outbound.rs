@@ -11,6 +11,7 @@ mod meter;
 mod pool;
 mod record;
 mod retry;
+mod route;
 mod settings;
 mod steward;
 mod target;
@@ -207,7 +208,7 @@ impl Outbound {
         json!({ "routes": routes, "gateways": gateways })
     }
 
-    fn route(&self, authority: &str, route: &balance::Route) -> Value {
+    fn route(&self, authority: &str, route: &route::Route) -> Value {
         let endpoints: Vec<_> = route
             .members()
             .map(|member| {

@@ -1,8 +1,11 @@
 //! A small mesh in one process, for tests: regions with their own authority, workloads with an application each, a gateway
 //! that splices by server name, and a caller whose view the test writes.
 
+mod application;
+mod client;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,11 +14,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::TokioIo;
 use mesh::{
     identity::{Bundle, Identity, SpiffeId, Svid, TrustDomain},
     model::{
@@ -36,6 +34,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
+use self::application::serve_application;
+pub(crate) use self::client::{eventually, get, names, raw, request};
 use crate::{inbound, outbound};
 
 /// Room for a busy machine.
@@ -426,169 +426,4 @@ pub(crate) fn locality(region: &str, zone: &str) -> Locality {
         region: RegionId::parse(region).unwrap(),
         zone: Zone::parse(zone).unwrap(),
     }
-}
-
-type AppBody = BoxBody<Bytes, hyper::Error>;
-
-fn full(text: impl Into<Bytes>) -> AppBody {
-    Full::new(text.into()).map_err(|never| match never {}).boxed()
-}
-
-async fn serve_application(stream: TcpStream, name: &'static str, application: Application) {
-    let mut first = [0; 3];
-    stream.peek(&mut first).await.unwrap();
-    let tasks = Tasks::default();
-    let exec = crate::hop::exec::Exec(tasks);
-    let service = service_fn(move |request| answer(name, application.clone(), request));
-    let io = TokioIo::new(stream);
-    // An application may break off; the test looks at its caller.
-    if first == *b"PRI" {
-        let _ = hyper::server::conn::http2::Builder::new(exec)
-            .serve_connection(io, service)
-            .await;
-    } else {
-        let connection = hyper::server::conn::http1::Builder::new().serve_connection(io, service);
-        let _ = connection.with_upgrades().await;
-    }
-}
-
-async fn answer(
-    name: &'static str,
-    application: Application,
-    mut request: Request<Incoming>,
-) -> Result<Response<AppBody>, hyper::Error> {
-    application.requests.fetch_add(1, Ordering::Relaxed);
-    if application.sick.load(Ordering::Relaxed) {
-        let mut response = Response::new(full("sick"));
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        return Ok(response);
-    }
-    let path = request.uri().path().to_owned();
-    match path.as_str() {
-        // Sends back what comes, as it comes, then trailers.
-        "/echo" => {
-            let body = request.into_body();
-            let mut trailers = http::HeaderMap::new();
-            trailers.insert("x-sum", "42".parse().unwrap());
-            trailers.insert("grpc-status", "0".parse().unwrap());
-            let end =
-                http_body_util::StreamBody::new(futures_util::stream::iter([Ok(http_body::Frame::trailers(trailers))]));
-            let frames = futures_util::StreamExt::chain(
-                http_body_util::BodyStream::new(body),
-                http_body_util::BodyStream::new(end),
-            );
-            let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
-            response
-                .headers_mut()
-                .insert("content-type", "application/grpc".parse().unwrap());
-            response
-                .headers_mut()
-                .insert("trailer", "x-sum, grpc-status".parse().unwrap());
-            Ok(response)
-        }
-        // Says all that it was told.
-        "/headers" => {
-            let mut lines = vec![format!("{} {}", request.method(), request.uri())];
-            for (header, value) in request.headers() {
-                lines.push(format!("{header}: {}", String::from_utf8_lossy(value.as_bytes())));
-            }
-            Ok(Response::new(full(lines.join("\n"))))
-        }
-        // Reads everything, says how much it was.
-        "/count" => {
-            let body = request.into_body().collect().await?;
-            Ok(Response::new(full(body.to_bytes().len().to_string())))
-        }
-        "/large" => Ok(Response::new(full(vec![b'x'; 8 << 20]))),
-        "/ws" => {
-            let upgrade = hyper::upgrade::on(&mut request);
-            Tasks::default().spawn("websocket", OnExit::Ignore, async move {
-                let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
-                tokio::io::copy(&mut reader, &mut writer).await.unwrap();
-                writer.shutdown().await.unwrap();
-            });
-            let mut response = Response::new(full(""));
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-            response.headers_mut().insert("connection", "upgrade".parse().unwrap());
-            response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
-            response
-                .headers_mut()
-                .insert("sec-websocket-accept", "yes".parse().unwrap());
-            Ok(response)
-        }
-        _ => Ok(Response::new(full(name))),
-    }
-}
-
-/// What came back.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) headers: http::HeaderMap,
-    pub(crate) body: String,
-}
-
-/// One request over a connection of its own.
-pub(crate) async fn request(to: SocketAddr, request: Request<Full<Bytes>>) -> Reply {
-    let work = async {
-        let stream = TcpStream::connect(to).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .unwrap();
-        Tasks::default().spawn("client", OnExit::Ignore, async move {
-            // Its request tells how it ended.
-            let _ = connection.await;
-        });
-        let response = sender.send_request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Reply {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body: String::from_utf8_lossy(&body).into_owned(),
-        }
-    };
-    tokio::time::timeout(PATIENCE, work).await.unwrap()
-}
-
-/// GET `path` of `host` through the proxy at `to`.
-pub(crate) async fn get(to: SocketAddr, host: &str, path: &str) -> Reply {
-    let get = Request::get(path).header("host", host).body(Full::default()).unwrap();
-    request(to, get).await
-}
-
-/// The text that comes back on a raw connection, up to its end.
-pub(crate) async fn raw(to: SocketAddr, text: &str) -> String {
-    let mut stream = TcpStream::connect(to).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut reply = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        let read = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap();
-        match read {
-            Ok(0) | Err(_) => break,
-            Ok(read) => reply.extend_from_slice(&buffer[..read]),
-        }
-    }
-    String::from_utf8_lossy(&reply).into_owned()
-}
-
-/// Waits until `condition` holds.
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = clock::now() + PATIENCE;
-    while !condition().await {
-        assert!(clock::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// The set of names that answered.
-pub(crate) async fn names(to: SocketAddr, host: &str, times: usize) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for _ in 0..times {
-        let reply = get(to, host, "/").await;
-        assert_eq!(reply.status, 200, "{reply:?}");
-        names.insert(reply.body);
-    }
-    names
 }

@@ -490,3 +490,6 @@ pub fn usable_by_tier(entry: &ServiceEntry, source: &Locality) -> BTreeMap<TierK
     }
     tiers
 }
+
+#[cfg(test)]
+mod tests;

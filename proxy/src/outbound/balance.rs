@@ -1,5 +1,5 @@
-//! Prepared routes: what the plan says for one authority, with the load and health of each endpoint beside it. Made anew
-//! when the view or a health changes, not per request; a request loads one and picks.
+//! Makes routes: what the plan says for one authority, with the records and pools of its endpoints. Made anew when the view
+//! or a health changes, not per request; a request loads one and picks.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -11,13 +11,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use mesh::{
-    model::{ClusterId, Endpoint, EndpointId, Gateway, GatewayId, Namespace, RegionId, ServiceName, View},
+    model::{ClusterId, EndpointId, GatewayId, Namespace, RegionId, ServiceName, View},
     ops::Metrics,
     route::{
-        self, Evidence, Explanation, Level, Pace, Plan, Query, Seen, Source, Standing, Target, TargetError, TierKey,
+        self, Evidence, Explanation, Pace, Plan, Query, Seen, Source, Standing, Target, TargetError, TierKey,
         TierMemory, Via,
         eject::{self, Elapsed, Fault},
-        matcher, pick,
+        matcher,
     },
     runtime::clock,
     subscribe::Views,
@@ -28,147 +28,11 @@ use tokio::sync::Notify;
 use super::{
     pool::Lane,
     record::{Clock, Record},
+    route::{GatewayRef, Member, Meters, PreparedTier, Route},
 };
 
 /// Most authorities that are prepared; others are answered all the same, at the price of preparing them each time.
 const ROUTES_MAX: usize = 4_096;
-
-/// A gateway with its record.
-#[derive(Clone)]
-pub(crate) struct GatewayRef {
-    pub(crate) gateway: Arc<Gateway>,
-    pub(crate) record: Arc<Record>,
-    connections: Arc<AtomicI64>,
-}
-
-impl GatewayRef {
-    /// Connections of this proxy through it.
-    pub(crate) fn connections(&self) -> i64 {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// A connection through it begins (1) or ends (-1).
-    pub(crate) fn carried(&self, by: i64) {
-        self.connections.fetch_add(by, Ordering::Relaxed);
-    }
-}
-
-/// Counters of requests to one service in one region, by class of status.
-pub(crate) struct Meters {
-    classes: [Counter; 5],
-    failed: Counter,
-}
-
-impl Meters {
-    fn new(metrics: &Metrics, service: &ServiceName, region: &RegionId) -> Self {
-        let (service, region) = (service.to_string(), region.to_string());
-        let counter = |code: &str| {
-            metrics.counter(
-                "isthmus_outbound_requests_total",
-                "tries of requests by service, region of the endpoint and class of status",
-                &[("service", &service), ("region", &region), ("code", code)],
-            )
-        };
-        Self {
-            classes: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(counter),
-            failed: counter("failed"),
-        }
-    }
-
-    pub(crate) fn answered(&self, status: http::StatusCode) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
-        self.classes[class].increment(1);
-    }
-
-    pub(crate) fn failed(&self) {
-        self.failed.increment(1);
-    }
-}
-
-/// An endpoint in a route.
-pub(crate) struct Member {
-    pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) record: Arc<Record>,
-    pub(crate) lane: Arc<Lane>,
-    /// Empty = on this network.
-    pub(crate) gateways: Arc<[GatewayRef]>,
-    pub(crate) meters: Arc<Meters>,
-    /// Whether anybody else could do its work.
-    pub(crate) has_others: bool,
-    weight: f64,
-}
-
-impl Member {
-    fn is_out(&self) -> bool {
-        self.record.is_out() || !self.gateways.is_empty() && self.gateways.iter().all(|gateway| gateway.record.is_out())
-    }
-
-    fn cost(&self) -> f64 {
-        pick::cost(self.record.latency_us(), self.record.in_flight(), self.weight)
-    }
-}
-
-struct PreparedTier {
-    share: f64,
-    members: Vec<Arc<Member>>,
-}
-
-/// Where requests for one authority go.
-pub(crate) struct Route {
-    pub(crate) target: Target,
-    pub(crate) level: Level,
-    tiers: Vec<PreparedTier>,
-    reserve: Vec<Arc<Member>>,
-    /// Requests so far.
-    pub(crate) requests: AtomicU64,
-    /// Whether time alone changes it.
-    unsettled: bool,
-}
-
-impl Route {
-    /// `service:port`, for people.
-    pub(crate) fn label(&self) -> String {
-        format!("{}:{}", self.target.service, self.target.port)
-    }
-
-    /// All endpoints that may be used.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.tiers.iter().flat_map(|tier| &tier.members).chain(&self.reserve)
-    }
-
-    /// Picks whom to try next. `far` prefers a tier that none of `tried` is of.
-    pub(crate) fn pick(&self, tried: &[Arc<Member>], far: bool) -> Option<&Arc<Member>> {
-        let is_tried = |member: &Arc<Member>| tried.iter().any(|other| other.endpoint.id == member.endpoint.id);
-        let shares = self.tiers.iter().map(|tier| tier.share);
-        let first = pick::by_weight(shares, fastrand::f64()).unwrap_or(0);
-        let order = || std::iter::once(first).chain((0..self.tiers.len()).filter(move |at| *at != first));
-        for with_out in [false, true] {
-            let usable = |member: &Arc<Member>| (with_out || !member.is_out()) && !is_tried(member);
-            for avoid_near in [true, false] {
-                if avoid_near && !far {
-                    continue;
-                }
-                for tier in order().filter_map(|at| self.tiers.get(at)) {
-                    if avoid_near && tier.members.iter().any(is_tried) {
-                        continue;
-                    }
-                    let weights = tier
-                        .members
-                        .iter()
-                        .map(|member| if usable(member) { member.weight } else { 0.0 });
-                    let dice = [fastrand::f64(), fastrand::f64()];
-                    if let Some(at) = pick::two_choices(weights, dice, |at| tier.members[at].cost()) {
-                        return tier.members.get(at);
-                    }
-                }
-            }
-            if let Some(member) = self.reserve.iter().find(|member| usable(member)) {
-                return Some(member);
-            }
-        }
-        None
-    }
-}
 
 /// How health is judged, and who wants to know when it changes.
 pub(crate) struct Health {
@@ -423,19 +287,6 @@ fn plan_is_unsettled(plan: &Plan) -> bool {
             Reason::Fresh(_) | Reason::Ramp(_) | Reason::Held(_) | Reason::Ejected(..) | Reason::GatewaysOut(_)
         )
     })
-}
-
-impl Route {
-    fn nobody(target: Target) -> Self {
-        Self {
-            target,
-            level: Level::Nobody,
-            tiers: Vec::new(),
-            reserve: Vec::new(),
-            requests: AtomicU64::new(0),
-            unsettled: false,
-        }
-    }
 }
 
 impl Board {

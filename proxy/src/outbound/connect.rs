@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{
     Shared,
     answer::Refusal,
-    balance::{Member, Route},
     dial::{Carries, DialFault, Opened},
     pool::Lease,
+    route::{Member, Route},
 };
 
 /// Endpoints to try, one after the other.

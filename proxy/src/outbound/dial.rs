@@ -14,7 +14,10 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::balance::{GatewayRef, Health, Member};
+use super::{
+    balance::Health,
+    route::{GatewayRef, Member},
+};
 
 /// How many gateways one try may ask.
 const GATEWAYS_PER_TRY: usize = 2;

@@ -21,11 +21,11 @@ use mesh::{
 use super::{
     Shared,
     answer::Refusal,
-    balance::{Member, Route},
     dial::chain_text,
     pool::{Broke, Lease, replay},
     record::InFlight,
     retry::{self, REPLAY_BYTES_MAX},
+    route::{Member, Route},
     target::{self, Intent},
     tcp, upgrade,
 };
@@ -181,6 +181,7 @@ struct Sending {
     watch: Watch,
     tried: Vec<Arc<Member>>,
     idempotent: bool,
+    grpc: bool,
 }
 
 /// What a try came to.
@@ -198,6 +199,7 @@ enum Tried {
 impl Sending {
     async fn new(parts: Parts, body: Incoming) -> Result<Self, Refusal> {
         let idempotent = retry::is_idempotent(&parts.method);
+        let grpc = headers::is_grpc(&parts.headers);
         let small = body.size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_BYTES_MAX);
         let payload = if body.is_end_stream() {
             Payload::Whole(None)
@@ -217,6 +219,7 @@ impl Sending {
             watch: Watch::default(),
             tried: Vec::new(),
             idempotent,
+            grpc,
         })
     }
 
@@ -258,10 +261,10 @@ impl Sending {
             }
             shared.meters.retries.increment(1);
         }
-        if let Some(answer) = kept {
-            return Ok(*answer);
-        }
         let (target, reason) = (route.label(), last);
+        if let Some(answer) = kept {
+            return kept_answer(*answer, self.grpc, target);
+        }
         Err(if reached {
             Refusal::Broken { target, reason }
         } else {
@@ -387,12 +390,25 @@ impl Sending {
         let (mut parts, body) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         let answer = Box::new(Response::from_parts(parts, Carried::guarded(body, serving)));
-        let better = retry::is_passing_fault(status) && (unseen || self.idempotent) && self.can_send();
+        // A far proxy's refusal is kept even where nothing better can come: a gRPC caller needs it in its own form.
+        let resend = (unseen || self.idempotent) && self.can_send();
+        let better = retry::is_passing_fault(status) && (resend || unseen && self.grpc);
         if better {
             Tried::Faulty(answer)
         } else {
             Tried::Answered(answer)
         }
+    }
+}
+
+/// The answer of a fault that nobody bettered. What a far proxy refused becomes a refusal of our own for gRPC callers.
+fn kept_answer(answer: Answer, grpc: bool, target: String) -> Result<Answer, Refusal> {
+    match answer.headers().get(REASON).and_then(|reason| reason.to_str().ok()) {
+        Some(reason) if grpc => {
+            let reason = format!("its proxy answered {reason}");
+            Err(Refusal::Unreachable { target, reason })
+        }
+        _ => Ok(answer),
     }
 }
 

@@ -28,9 +28,9 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    balance::{GatewayRef, Member},
     dial::{Carries, DialFault, Dialer},
     record::Clock,
+    route::{GatewayRef, Member},
 };
 use crate::hop::{body::Carried, exec::Exec};
 

@@ -8,8 +8,8 @@ use tracing::{debug, info};
 
 use super::{
     Shared,
-    balance::{GatewayRef, Member, Route},
     dial::Carries,
+    route::{GatewayRef, Member, Route},
 };
 
 /// While something ramps or is out, routes are made anew this often: fine steps for a ramp of seconds.

@@ -13,11 +13,11 @@ use tracing::{debug, info};
 use super::{
     Shared,
     answer::Refusal,
-    balance::Route,
     connect::connect_bytes,
     dial::Opened,
     http::{Answer, empty},
     record::InFlight,
+    route::Route,
 };
 use crate::hop::relay::relay;
 

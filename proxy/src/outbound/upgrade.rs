@@ -15,10 +15,10 @@ use tracing::debug;
 use super::{
     Shared,
     answer::Refusal,
-    balance::Route,
     connect::connect_http,
     dial::chain_text,
     http::{Answer, EXTENDED, empty},
+    route::Route,
 };
 use crate::hop::{body::Carried, headers::strip_hop_by_hop, relay::relay};
 
