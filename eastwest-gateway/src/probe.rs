@@ -1,11 +1,11 @@
 //! Answers probes: the one conversation in which the gateway itself is the server. Tells only about services that the
-//! prober named and this cluster exports.
+//! prober named and this cluster exports to the prober's region.
 
 use std::{collections::BTreeMap, io, time::Duration};
 
 use mesh::{
     identity::{ClientAuth, Identity, Side},
-    model::{ClusterId, EndpointState, RegionId, View},
+    model::{ClusterId, EndpointState, RegionId, ServiceName, View},
     net::probe::{ALPN_PROBE, Health, QUESTION_BYTES_MAX, Question, ServiceHealth},
 };
 use tokio::{
@@ -38,9 +38,9 @@ pub(crate) async fn answer(
         let prober = identity
             .peer(stream.get_ref().1, Side::Client)
             .map_err(io::Error::other)?;
-        if prober.is_none() {
+        let Some(prober) = prober else {
             return Err(io::Error::other("the prober has no certificate"));
-        }
+        };
         let mut question = Vec::new();
         let bound = QUESTION_BYTES_MAX as u64 + 1;
         (&mut stream).take(bound).read_to_end(&mut question).await?;
@@ -48,7 +48,9 @@ pub(crate) async fn answer(
             return Err(io::Error::other("the question is too long"));
         }
         let question: Question = serde_json::from_slice(&question)?;
-        let answer = serde_json::to_vec(&health(&question, view, place))?;
+        let (own, asking) = (identity.trust_domain(), prober.trust_domain());
+        let may_see = |name: &ServiceName| asking == own || view.is_exported_to(name, &asking);
+        let answer = serde_json::to_vec(&health(&question, &may_see, view, place))?;
         stream.write_all(&answer).await?;
         stream.shutdown().await
     };
@@ -57,9 +59,9 @@ pub(crate) async fn answer(
         .map_err(|_| io::ErrorKind::TimedOut)?
 }
 
-fn health(question: &Question, view: &View, place: Place<'_>) -> Health {
+fn health(question: &Question, may_see: &dyn Fn(&ServiceName) -> bool, view: &View, place: Place<'_>) -> Health {
     let mut services = BTreeMap::new();
-    for name in &question.services {
+    for name in question.services.iter().filter(|name| may_see(name)) {
         let Some((_, entry)) = view.service(name) else {
             continue;
         };

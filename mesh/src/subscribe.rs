@@ -37,6 +37,7 @@ pub(crate) mod samples {
             origins: Vec::new(),
             created_at: Timestamp(1),
             conflict: String::new(),
+            exported_to: crate::model::Audience::Nobody,
             headless: false,
         }
     }

@@ -194,6 +194,7 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
         register::served(&config.services, &[]),
         inbound::Deps {
             identity: identity.clone(),
+            views: views.clone(),
             metrics: metrics.clone(),
             tasks: inner.clone(),
             accept: inbound_side.accept.clone(),

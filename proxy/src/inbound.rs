@@ -20,6 +20,7 @@ use mesh::{
     net::listen::{Acceptor, ListenError, listen as bind},
     ops::Metrics,
     runtime::{Drain, OnExit, Stop, Tasks},
+    subscribe::Views,
 };
 use metrics::Counter;
 
@@ -30,6 +31,8 @@ pub use settings::{Served, ServedPort, Settings};
 pub struct Deps {
     /// Who this workload is.
     pub identity: Identity,
+    /// Says to whom this region exports what.
+    pub views: Views,
     /// For its metrics.
     pub metrics: Metrics,
     /// Supervises its tasks.
@@ -80,6 +83,7 @@ impl Meters {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) identity: Identity,
+    pub(crate) views: Views,
     pub(crate) served: ArcSwap<Vec<Served>>,
     pub(crate) meters: Meters,
     pub(crate) tasks: Tasks,
@@ -129,6 +133,7 @@ impl Inbound {
         let shared = Arc::new(Shared {
             settings,
             identity: deps.identity,
+            views: deps.views,
             served: ArcSwap::from_pointee(served),
             meters: Meters::new(deps.metrics),
             tasks: deps.tasks,

@@ -17,8 +17,9 @@ use std::{
 use mesh::{
     identity::{Bundle, Identity, SpiffeId, Svid, TrustDomain},
     model::{
-        ClusterId, Endpoint, EndpointId, EndpointState, Gateway, GatewayId, Held, Incarnation, Locality, Namespace,
-        Port, Protocol, RegionId, Resource, Revision, Service, ServiceName, Timestamp, Update, View, Zone,
+        Audience, ClusterId, Endpoint, EndpointId, EndpointState, Gateway, GatewayId, Held, Incarnation, Locality,
+        Namespace, Port, Protocol, RegionId, RegionStatus, Resource, Revision, Service, ServiceName, Timestamp, Update,
+        View, Zone,
     },
     ops::Metrics,
     route::{Pace, Source, eject},
@@ -139,6 +140,16 @@ impl World {
             resources: Vec::new(),
             revision: 0,
         };
+        for region in ["eu", "us"] {
+            world.resources.push(Resource::Region(RegionStatus {
+                region: RegionId::parse(region).unwrap(),
+                trust_domain: TrustDomain::parse(region).unwrap(),
+                round_trip: None,
+                heard_at: Timestamp(0),
+                connected: true,
+                tenant_proxies: BTreeMap::new(),
+            }));
+        }
         world.service("pay.shop", 80, Protocol::Http);
         world.service("grpc.shop", 80, Protocol::Grpc);
         world.service("db.shop", 5432, Protocol::Tcp);
@@ -159,6 +170,7 @@ impl World {
             created_at: Timestamp(1),
             conflict: String::new(),
             headless: false,
+            exported_to: Audience::Everybody,
         }));
     }
 
@@ -191,6 +203,7 @@ impl World {
         let tasks = Tasks::new(self.tasks.stop().child());
         let deps = inbound::Deps {
             identity: self.identity(region, service.name()),
+            views: self.views.clone(),
             metrics: self.metrics.clone(),
             tasks: tasks.clone(),
             accept: tasks.stop().clone(),

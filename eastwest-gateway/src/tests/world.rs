@@ -58,6 +58,7 @@ pub(crate) fn service(name: &str) -> Service {
         origins: vec![region()],
         created_at: Timestamp(1),
         conflict: String::new(),
+        exported_to: mesh::model::Audience::Everybody,
         headless: false,
     }
 }

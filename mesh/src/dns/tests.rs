@@ -41,6 +41,7 @@ fn service(name: &str, headless: bool, ports: &[(&str, u16)]) -> Service {
         created_at: Timestamp(1),
         conflict: String::new(),
         headless,
+        exported_to: crate::model::Audience::Nobody,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{RegionId, ServiceName, Timestamp};
+use super::{Audience, RegionId, ServiceName, Timestamp};
 
 /// What a port speaks. Decides how a proxy carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +90,8 @@ pub struct Service {
     pub conflict: String,
     /// Resolves to its endpoints instead of a virtual address.
     pub headless: bool,
+    /// The peers whose workloads may call what this region serves under the name. Nobody in what a peer is shown.
+    pub exported_to: Audience,
 }
 
 impl Service {

@@ -55,6 +55,17 @@ impl View {
         Some((entry.service.as_ref()?, entry))
     }
 
+    /// Whether this region lets callers of a peer's trust domain reach a service: the region whose domain it is must be
+    /// among those that the service is exported to. No for a domain that no peer has.
+    #[must_use]
+    pub fn is_exported_to(&self, name: &ServiceName, domain: &TrustDomain) -> bool {
+        let Some((service, _)) = self.service(name) else {
+            return false;
+        };
+        let mut peers = self.regions.values().filter(|status| status.trust_domain == *domain);
+        peers.any(|status| service.exported_to.includes(&status.region))
+    }
+
     /// The service that owns a virtual address.
     #[must_use]
     pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
@@ -276,6 +287,7 @@ mod tests {
             origins: Vec::new(),
             created_at: Timestamp(1),
             conflict: String::new(),
+            exported_to: crate::model::Audience::Nobody,
             headless: false,
         }
     }

@@ -8,8 +8,8 @@ use proto::registry::v1 as pb;
 use thiserror::Error;
 
 use super::{
-    Endpoint, EndpointState, Gateway, Held, Incarnation, Key, Locality, Port, Resource, Revision, Service, ServiceName,
-    Timestamp, Update,
+    Audience, Endpoint, EndpointState, Gateway, Held, Incarnation, Key, Locality, Port, Resource, Revision, Service,
+    ServiceName, Timestamp, Update,
 };
 use crate::identity::{Bundle, SpiffeId, TrustDomain};
 
@@ -135,6 +135,11 @@ impl From<Service> for pb::Service {
             created_at_ms: service.created_at.0,
             conflict: service.conflict,
             headless: service.headless,
+            exported_to_all: service.exported_to == Audience::Everybody,
+            exported_to: match &service.exported_to {
+                Audience::Regions(regions) => regions.iter().map(ToString::to_string).collect(),
+                Audience::Nobody | Audience::Everybody => Vec::new(),
+            },
         }
     }
 }
@@ -148,6 +153,9 @@ impl TryFrom<pb::Service> for Service {
             .virtual_ips
             .iter()
             .map(|ip| field("service.virtual_ips", ip.parse()));
+        at_most("service.exported_to", service.exported_to.len(), TEXT_BYTES_MAX)?;
+        let exported_to = service.exported_to.iter();
+        let exported_to = exported_to.map(|region| field("service.exported_to", region.parse()));
         let origins = service
             .origins
             .iter()
@@ -164,6 +172,11 @@ impl TryFrom<pb::Service> for Service {
             created_at: Timestamp(service.created_at_ms),
             conflict: service.conflict.chars().take(TEXT_BYTES_MAX).collect(),
             headless: service.headless,
+            exported_to: match service.exported_to_all {
+                true => Audience::Everybody,
+                false if service.exported_to.is_empty() => Audience::Nobody,
+                false => Audience::Regions(exported_to.collect::<Result<_, _>>()?),
+            },
         })
     }
 }

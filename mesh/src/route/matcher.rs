@@ -223,6 +223,7 @@ mod tests {
                 origins: Vec::new(),
                 created_at: Timestamp(1),
                 conflict: String::new(),
+                exported_to: crate::model::Audience::Nobody,
                 headless: false,
             })
         });

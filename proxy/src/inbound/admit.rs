@@ -3,7 +3,7 @@
 
 use mesh::{
     identity::{Sni, SniError, SpiffeId, TrustDomain},
-    model::{EndpointId, ServiceName},
+    model::{EndpointId, ServiceName, View},
 };
 use thiserror::Error;
 
@@ -32,9 +32,9 @@ pub(crate) enum Denied {
     /// The caller did not say who it is.
     #[error("caller without certificate")]
     Anonymous,
-    /// Not of the own trust domain, and no other one is let in.
-    #[error("caller {0} is of another trust domain")]
-    Foreign(SpiffeId),
+    /// Of a peer's trust domain, to which the service is not exported.
+    #[error("caller {0} is of another trust domain, and {1} is not exported to its region; export it there")]
+    NotExported(SpiffeId, ServiceName),
     /// Not on the service's list.
     #[error("caller {0} is not allowed to call {1}")]
     NotAllowed(SpiffeId, ServiceName),
@@ -46,7 +46,8 @@ impl Denied {
         match self {
             Self::NoName | Self::Name(_) => "bad-name",
             Self::NotServed { .. } | Self::OtherEndpoint(_) => "not-served",
-            Self::Anonymous | Self::Foreign(_) | Self::NotAllowed(..) => "not-allowed",
+            Self::NotExported(..) => "not-exported",
+            Self::Anonymous | Self::NotAllowed(..) => "not-allowed",
         }
     }
 }
@@ -77,12 +78,13 @@ pub(crate) fn find<'a>(served: &'a [Served], name: Option<&str>) -> Result<(&'a 
 pub(crate) fn judge(
     caller: Option<&SpiffeId>,
     own: &TrustDomain,
-    accept_peers: bool,
+    view: &View,
     served: &Served,
 ) -> Result<SpiffeId, Denied> {
     let caller = caller.ok_or(Denied::Anonymous)?;
-    if !accept_peers && caller.trust_domain() != *own {
-        return Err(Denied::Foreign(caller.clone()));
+    let domain = caller.trust_domain();
+    if domain != *own && !view.is_exported_to(&served.service, &domain) {
+        return Err(Denied::NotExported(caller.clone(), served.service.clone()));
     }
     match &served.allow {
         Some(allow) if !allow.contains(caller) => Err(Denied::NotAllowed(caller.clone(), served.service.clone())),
@@ -92,7 +94,9 @@ pub(crate) fn judge(
 
 #[cfg(test)]
 mod tests {
-    use mesh::model::Protocol;
+    use std::collections::BTreeMap;
+
+    use mesh::model::{Audience, Held, Protocol, RegionId, RegionStatus, Resource, Service, Timestamp, Update};
 
     use super::*;
 
@@ -129,19 +133,69 @@ mod tests {
         }
     }
 
-    #[test]
-    fn callers_are_judged_by_domain_and_list() {
-        let own = TrustDomain::parse("eu").expect("valid");
-        let (near, far) = ("spiffe://eu/ns/shop/sa/web", "spiffe://us/ns/shop/sa/web");
-        let judge = |caller: Option<&str>, peers, allow: Option<&[&str]>| {
-            let caller = caller.map(|id| SpiffeId::parse(id).expect("valid"));
-            judge(caller.as_ref(), &own, peers, &served(allow)).is_ok()
+    /// The view of region eu, which exports `pay.shop` to us and federates with ap, too.
+    fn view() -> View {
+        let region = |name: &str| RegionId::parse(name).expect("valid");
+        let peer = |name: &str| {
+            Resource::Region(RegionStatus {
+                region: region(name),
+                trust_domain: TrustDomain::parse(name).expect("valid"),
+                round_trip: None,
+                heard_at: Timestamp(0),
+                connected: true,
+                tenant_proxies: BTreeMap::new(),
+            })
         };
-        assert!(judge(Some(near), false, None));
-        assert!(judge(Some(far), true, None));
-        assert!(!judge(Some(far), false, None));
-        assert!(!judge(None, true, None));
-        assert!(judge(Some(far), true, Some(&[far])));
-        assert!(!judge(Some(near), true, Some(&[far])));
+        let service = Service {
+            name: ServiceName::parse("pay.shop").expect("valid"),
+            ports: Vec::new(),
+            virtual_ips: Vec::new(),
+            origins: vec![region("eu")],
+            created_at: Timestamp(0),
+            conflict: String::new(),
+            headless: false,
+            exported_to: Audience::Regions([region("us")].into()),
+        };
+        View::default().updated(Update {
+            region: region("eu"),
+            held: Held::default(),
+            full: true,
+            upserts: vec![peer("us"), peer("ap"), Resource::Service(service)],
+            removed: Vec::new(),
+            committed_at: None,
+        })
+    }
+
+    #[test]
+    fn callers_are_judged_by_export_and_list() {
+        let own = TrustDomain::parse("eu").expect("valid");
+        let ids = ["eu", "us", "ap", "zz"].map(|domain| format!("spiffe://{domain}/ns/shop/sa/web"));
+        let [near, far, other, stranger] = ids.each_ref().map(String::as_str);
+        let word = |caller: Option<&str>, view: &View, allow: Option<&[&str]>| {
+            let caller = caller.map(|id| SpiffeId::parse(id).expect("valid"));
+            let judged = judge(caller.as_ref(), &own, view, &served(allow));
+            judged.err().map(|denied| denied.word())
+        };
+        let view = view();
+        assert_eq!(word(Some(near), &view, None), None);
+        assert_eq!(word(Some(far), &view, None), None);
+        assert_eq!(
+            word(Some(other), &view, None),
+            Some("not-exported"),
+            "a peer that was not granted it"
+        );
+        assert_eq!(
+            word(Some(stranger), &view, None),
+            Some("not-exported"),
+            "no peer's trust domain"
+        );
+        assert_eq!(
+            word(Some(far), &View::default(), None),
+            Some("not-exported"),
+            "nothing is known yet"
+        );
+        assert_eq!(word(None, &view, None), Some("not-allowed"));
+        assert_eq!(word(Some(far), &view, Some(&[far])), None);
+        assert_eq!(word(Some(near), &view, Some(&[far])), Some("not-allowed"));
     }
 }

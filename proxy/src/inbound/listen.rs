@@ -7,13 +7,14 @@ use http::HeaderValue;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{
-    identity::{ALPN_H2, ALPN_NONE, ClientAuth, Identity, Side, SpiffeId},
+    identity::{ALPN_H2, ALPN_NONE, ClientAuth, Side, SpiffeId},
+    model::Timestamp,
     net::{dial::dial_address, listen::Acceptor},
     runtime::{OnExit, clock},
 };
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tracing::{debug, info};
 
@@ -21,7 +22,7 @@ use super::{
     Shared,
     admit::{self, Denied},
     deliver::{Application, Caller, deliver},
-    settings::ServedPort,
+    settings::{Served, ServedPort},
 };
 use crate::hop::{exec::Exec, relay::relay};
 
@@ -77,11 +78,18 @@ enum Fault {
     Http(#[from] hyper::Error),
 }
 
-/// A caller that was let in.
-struct LetIn {
-    stream: TlsStream<TcpStream>,
+/// A caller that was let in, and what that was judged by.
+struct Admitted {
     caller: SpiffeId,
     chain: Vec<CertificateDer<'static>>,
+    since: Timestamp,
+    service: Served,
+}
+
+/// A connection whose caller was let in.
+struct LetIn {
+    stream: TlsStream<TcpStream>,
+    admitted: Admitted,
     port: ServedPort,
     http: bool,
 }
@@ -93,17 +101,18 @@ async fn serve(shared: &Arc<Shared>, stream: TcpStream) -> Result<(), Fault> {
     let let_in = tokio::time::timeout(limit, let_in(shared, stream))
         .await
         .map_err(|_| Fault::TooSlow)??;
-    let vouched = until_disowned(shared.identity.clone(), changed, let_in.chain);
+    let caller = let_in.admitted.caller.clone();
+    let vouched = until_disowned(Arc::clone(shared), changed, let_in.admitted);
     if let_in.http {
         let application = shared.application(&let_in.port);
-        let caller = Caller::new(&shared.identity.id(), let_in.caller);
+        let caller = Caller::new(&shared.identity.id(), caller);
         return serve_http(shared, let_in.stream, application, caller, vouched).await;
     }
     let near = dial_address(let_in.port.application, shared.settings.connect_timeout).await;
     let near = near.map_err(Fault::Application)?;
     tokio::select! {
         ended = relay(let_in.stream, near, shared.settings.tunnel_idle) => debug!(?ended, "tunnel ended"),
-        () = vouched => info!(caller = %let_in.caller, "tunnel cut: the caller is no longer vouched for"),
+        () = vouched => info!(%caller, "tunnel cut: the caller is no longer let in"),
     }
     Ok(())
 }
@@ -125,32 +134,43 @@ async fn let_in(shared: &Shared, stream: TcpStream) -> Result<LetIn, Fault> {
     let session = stream.get_ref().1;
     let caller = shared.identity.peer(session, Side::Client)?;
     let own = shared.identity.trust_domain();
-    let caller = admit::judge(caller.as_ref(), &own, shared.settings.accept_peers, service)?;
+    let caller = admit::judge(caller.as_ref(), &own, &shared.views.load(), service)?;
     let chain = session.peer_certificates().unwrap_or_default();
-    let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
-    Ok(LetIn {
+    let admitted = Admitted {
         caller,
-        chain,
+        chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        since: clock::wall(),
+        service: service.clone(),
+    };
+    Ok(LetIn {
+        admitted,
         port: port.clone(),
         http,
         stream,
     })
 }
 
-/// Returns when bundles changed so that they no longer vouch for `chain`.
-async fn until_disowned(
-    identity: Identity,
-    mut changed: tokio::sync::watch::Receiver<u64>,
-    chain: Vec<CertificateDer<'static>>,
-) {
-    let since = clock::wall();
-    while changed.changed().await.is_ok() {
-        if identity.still_trusts(&chain, Side::Client, since).is_err() {
+/// Returns when the caller is no longer let in: its trust domain lost the anchors that vouched for it, or the service is no
+/// longer exported to it.
+async fn until_disowned(shared: Arc<Shared>, mut trust: watch::Receiver<u64>, let_in: Admitted) {
+    let mut views = shared.views.clone();
+    let own = shared.identity.trust_domain();
+    loop {
+        let goes_on = tokio::select! {
+            changed = trust.changed() => changed.is_ok(),
+            // Only an export can be withdrawn from a caller of another domain; others need not wake up for each view.
+            changed = views.changed(), if let_in.caller.trust_domain() != own => changed.is_ok(),
+        };
+        let trusted = shared.identity.still_trusts(&let_in.chain, Side::Client, let_in.since);
+        let judged = admit::judge(Some(&let_in.caller), &own, &shared.views.load(), &let_in.service);
+        if trusted.is_err() || judged.is_err() {
             return;
         }
+        if !goes_on {
+            // Nobody changes bundles or views any more.
+            std::future::pending::<()>().await;
+        }
     }
-    // Nobody changes bundles any more.
-    std::future::pending().await
 }
 
 async fn serve_http(
@@ -201,7 +221,7 @@ async fn serve_http(
             }
         }
     }
-    info!(caller = ?caller.card(), "connection cut: the caller is no longer vouched for");
+    info!(caller = ?caller.card(), "connection cut: the caller is no longer let in");
     Ok(())
 }
 

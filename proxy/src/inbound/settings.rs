@@ -31,9 +31,6 @@ pub struct Settings {
     pub streams_max: u32,
     /// An unused connection to the application is closed. Default 60 s.
     pub application_idle: Duration,
-    /// Whether callers of federated trust domains are let in at all. Default true: the registry and the gateway decide
-    /// which services they can reach.
-    pub accept_peers: bool,
 }
 
 impl Default for Settings {
@@ -47,7 +44,6 @@ impl Default for Settings {
             tunnel_idle: Duration::from_secs(3600),
             streams_max: 1_000,
             application_idle: Duration::from_secs(60),
-            accept_peers: true,
         }
     }
 }
@@ -66,7 +62,6 @@ impl Settings {
             tunnel_idle: section.or("tunnel_idle", default.tunnel_idle),
             streams_max: section.or("streams_max", default.streams_max),
             application_idle: section.or("application_idle", default.application_idle),
-            accept_peers: section.or("accept_peers", default.accept_peers),
         };
         for (key, value) in [
             ("handshake_timeout", settings.handshake_timeout),
@@ -110,6 +105,6 @@ pub struct Served {
     pub endpoint: Option<EndpointId>,
     /// Its ports.
     pub ports: Vec<ServedPort>,
-    /// Who may call; none = everybody whom `accept_peers` lets in.
+    /// Who may call; none = everybody of this region, and of those to which the service is exported.
     pub allow: Option<BTreeSet<SpiffeId>>,
 }

@@ -108,6 +108,7 @@ impl State {
         {
             service.virtual_ips = virtual_ips(name, *probe).to_vec();
         }
+        service.exported_to = self.export_of(name);
         Some(service)
     }
 

@@ -182,6 +182,7 @@ pub(crate) fn service(name: &str, region: &str) -> Service {
         origins: vec![id(region)],
         created_at: Timestamp(100),
         conflict: String::new(),
+        exported_to: mesh::model::Audience::Nobody,
         headless: false,
     }
 }

@@ -115,6 +115,7 @@ impl State {
             origins: vec![region.clone()],
             created_at: export.created_at,
             conflict: String::new(),
+            exported_to: Audience::Nobody,
             headless: definition.headless,
         })
     }

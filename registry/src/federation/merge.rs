@@ -68,6 +68,7 @@ pub fn merge(name: &ServiceName, mut origins: Vec<Origin<'_>>) -> Option<Service
         origins: origins.iter().map(|origin| origin.region.clone()).collect(),
         created_at: oldest.created_at,
         conflict: conflict.0,
+        exported_to: mesh::model::Audience::Nobody,
         headless: oldest.headless,
     })
 }
