@@ -157,6 +157,7 @@ impl Case {
             created_at: NOW,
             conflict: String::new(),
             headless: false,
+            exported_to: crate::model::Audience::Nobody,
         });
         let view = View::default().updated(Update {
             region: region("eu"),
