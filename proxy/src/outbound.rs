@@ -138,6 +138,8 @@ impl Outbound {
             listeners.push((acceptor, authority(upstream)));
         }
         let shared = Arc::new(share(settings, deps));
+        // Before the first request: it must be charged, too.
+        shared.take_over_view();
         let tasks = &shared.tasks;
         tasks.spawn(
             "outbound-steward",

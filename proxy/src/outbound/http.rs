@@ -124,8 +124,9 @@ async fn route(shared: &Arc<Shared>, mut parts: Parts, body: Incoming, authority
         let done = upgrade::forward(shared, &route, parts, &protocol);
         return tokio::time::timeout(limit, done).await.map_err(|_| timed_out())?;
     }
-    let mut sending = Sending::new(parts, body).await?;
     let deadline = clock::now() + limit;
+    let sending = tokio::time::timeout_at(deadline, Sending::new(parts, body)).await;
+    let mut sending = sending.map_err(|_| Refusal::Bad("its small body did not come in time".to_owned()))??;
     match tokio::time::timeout_at(deadline, sending.run(shared, &route)).await {
         Ok(answer) => answer,
         Err(_) => {

@@ -20,8 +20,9 @@ use crate::hop::{
 
 /// An application that connects and says nothing gives its place back.
 const FIRST_BYTE_PATIENCE: Duration = Duration::from_secs(3600);
-/// A head that has begun must be whole by then.
-const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// The next head must be whole by then. Hyper counts from the end of the last answer, so this is also how long an unused
+/// connection of the application's pool is kept: long, because it is our own application.
+const HEAD_PATIENCE: Duration = Duration::from_secs(3600);
 /// Most bytes that an HTTP/1 head may have, and a connection may buffer.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Requests at a time on one connection of the application.

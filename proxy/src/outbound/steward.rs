@@ -27,7 +27,6 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut tidy = tokio::time::interval(TIDY);
     // A publisher that is gone leaves the last view good; then there is nothing more to hear from it.
     let (mut hears_views, mut hears_bundles) = (true, true);
-    shared.take_over_view();
     loop {
         let unsettled = shared.balancer.renew();
         try_what_is_due(&shared);

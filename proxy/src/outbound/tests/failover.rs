@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use mesh::model::{EndpointState, Override, OverrideId, RegionId, Resource};
 use mesh::runtime::clock;
 
-use crate::testing::{World, eventually, get, names};
+use crate::testing::{Ca, World, eventually, get, names};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_own_region_serves_and_the_other_one_takes_over_without_a_failure() {
@@ -280,5 +280,45 @@ async fn connections_are_cut_when_a_trust_domain_is_disowned() {
     })
     .await;
     drop(near);
+    world.tasks.stop().order();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_not_let_in() {
+    let mut world = World::new();
+    let application = world.application("near").await;
+    let workload = world.workload("ep-1", "pay.shop", "eu", application);
+    // It knows the mesh; the mesh does not know it.
+    let stranger = Ca::new("xx");
+    let bundles = [world.bundles(), vec![stranger.bundle()]].concat();
+    let identity = stranger.identity("web", &bundles);
+    let caller = world.caller_as(World::settings(), identity);
+    let reply = get(caller.address(), "pay.shop", "/").await;
+    assert!(matches!(reply.status, 502 | 503), "{reply:?}");
+    assert_eq!(workload.application.requests.load(Ordering::Relaxed), 0);
+    world.tasks.stop().order();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_went_to_another_endpoint_is_noticed() {
+    let mut world = World::new();
+    let application = world.application("near").await;
+    let workload = world.workload("ep-1", "pay.shop", "eu", application);
+    for resource in &mut world.resources {
+        if let Resource::Endpoint(endpoint) = resource {
+            endpoint.id = mesh::model::EndpointId::parse("ep-before").unwrap();
+        }
+    }
+    let caller = world.caller(World::settings());
+    assert_eq!(get(caller.address(), "pay.shop", "/").await.status, 503);
+    workload.inbound.serve(Vec::new());
+    world.publish();
+    assert_eq!(get(caller.address(), "pay.shop", "/").await.status, 503);
+    assert!(
+        world
+            .metrics
+            .render()
+            .contains("isthmus_inbound_denied_total{reason=\"not-served\"}")
+    );
     world.tasks.stop().order();
 }
