@@ -73,6 +73,7 @@ pub async fn serve(listener: TcpListener, routes: Router, stop: Stop) {
 #[must_use]
 pub fn view_json(view: &View) -> Value {
     let (mut services, mut endpoints, mut gateways, mut bundles) = (vec![], vec![], vec![], vec![]);
+    let mut shares = Vec::new();
     for resource in view.resources() {
         match resource {
             Resource::Service(service) => services.push(json!(pb::Service::from(service))),
@@ -84,6 +85,7 @@ pub fn view_json(view: &View) -> Value {
                 "sequence": bundle.sequence(),
                 "anchors": bundle.anchors().len(),
             })),
+            Resource::Share(share) => shares.push(json!(pb::TenantShare::from(share))),
             _ => {}
         }
     }
@@ -111,6 +113,7 @@ pub fn view_json(view: &View) -> Value {
         "bundles": bundles,
         "regions": regions,
         "overrides": overrides,
+        "shares": shares,
     })
 }
 
