@@ -1,0 +1,23 @@
+//! The stories: what the whole federation promises, one behaviour a file. One binary, because each costs a link of
+//! everything.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
+
+mod stories {
+    mod autonomy;
+    mod calls;
+    mod config_faults;
+    mod dns;
+    mod drill;
+    mod durability;
+    mod export;
+    mod failover;
+    mod identity;
+    mod leader;
+    mod lease;
+    mod noise;
+    mod paths;
+    mod quota;
+    mod replacement;
+    mod restart;
+    mod watch;
+}
