@@ -60,6 +60,15 @@ async fn export_reaches_only_those_it_was_granted_to() {
         Some(UNRECOGNIZED_NAME),
         "the gateway relays nothing but what its cluster exports"
     );
+
+    // Who guesses the name and reaches the gateway is still not let in.
+    let stranger = north.identity("shop", "web").await;
+    let tunnels = world.west().gateway().tunnels;
+    let answered = certs::speaks_http(tunnels, &certs::server_name("pay.shop", 80), &stranger, "west").await;
+    assert!(!answered, "north reaches pay.shop, which was exported to east only");
+    let friend = world.east().identity("shop", "web").await;
+    let answered = certs::speaks_http(tunnels, &certs::server_name("pay.shop", 80), &friend, "west").await;
+    assert!(answered, "east is let in the same way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
