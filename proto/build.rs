@@ -26,6 +26,9 @@ fn json(config: &mut tonic_prost_build::Config) {
     let derive = "#[derive(serde::Serialize)]";
     config.type_attribute(".isthmus.admin.v1", derive);
     config.field_attribute(".isthmus.admin.v1.SnapshotChunk.data", "#[serde(skip)]");
+    // A random number of 64 bits: readers of JSON would round it.
+    let hex = "#[serde(serialize_with = \"crate::hex\")]";
+    config.field_attribute(".isthmus.admin.v1.Position.incarnation", hex);
     for noun in NOUNS {
         config.type_attribute(format!(".isthmus.registry.v1.{noun}"), derive);
     }

@@ -183,7 +183,8 @@ pub(crate) struct DemoArgs {
     /// Keep configurations, data and logs here [default: a temporary folder, removed after a success]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
-    /// How long the acts take together; at least 30s
+    /// How long the acts hold what they show, together; at least 30s. Forming, and waiting for traffic to come home,
+    /// comes on top
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "100s")]
     pub(crate) duration: Duration,
     /// Write the figures as JSON

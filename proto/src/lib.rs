@@ -10,6 +10,11 @@ fn endpoint_state<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S:
     serializer.serialize_str(&name.to_ascii_lowercase())
 }
 
+/// A number that identifies and does not count, in JSON: 16 hexadecimal digits, as logs show it.
+fn hex<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{number:016x}"))
+}
+
 /// Registration, watch, certificates, and the catalogue's nouns.
 pub mod registry {
     /// Version 1.
