@@ -165,7 +165,8 @@ fn where_next(args: &DemoArgs) -> String {
     );
     format!(
         "where to look next\n  {dir}\n  isthmus init registry       a commented configuration to begin with\n  \
-         docs/operating              a page per task: form a region, add a peer, run a drill"
+         isthmus drill --help        move a region's traffic away on purpose, with a lease\n  \
+         README.md, ARCHITECTURE.md  what to do first, and how a request finds its way"
     )
 }
 
