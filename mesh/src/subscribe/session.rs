@@ -1,6 +1,8 @@
 //! The subscription: one stream to any node of the own region's registry, opened again elsewhere when it ends. Its silence
 //! withdraws nothing: the last view stays published, and grows older.
 
+mod meters;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -10,13 +12,13 @@ use std::{
     time::Duration,
 };
 
-use metrics::{Counter, Gauge, Histogram};
 use proto::registry::v1::{self as pb, watch_client::WatchClient, watch_request::Kind};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
+use self::meters::Meters;
 use super::{Interest, Publisher, Views, cache};
 use crate::{
     identity::{Expect, Identity, Role},
@@ -218,42 +220,6 @@ impl From<DialError> for SessionError {
 impl From<tonic::Status> for SessionError {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
-    }
-}
-
-struct Meters {
-    age: Gauge,
-    revision: Gauge,
-    connected: Gauge,
-    updates: Counter,
-    snapshots: Counter,
-    ended: Counter,
-    applied: Histogram,
-}
-
-impl Meters {
-    fn new(metrics: &Metrics) -> Self {
-        let updates = |kind: &str| {
-            let help = "updates of the view that were applied";
-            metrics.counter("isthmus_view_updates_total", help, &[("kind", kind)])
-        };
-        Self {
-            age: metrics.gauge(
-                "isthmus_view_age_seconds",
-                "since the registry last agreed with the view",
-                &[],
-            ),
-            revision: metrics.gauge("isthmus_view_revision", "revision of the view", &[]),
-            connected: metrics.gauge("isthmus_view_connected", "1 while the subscription stands", &[]),
-            updates: updates("delta"),
-            snapshots: updates("full"),
-            ended: metrics.counter("isthmus_view_stream_ended_total", "subscriptions that ended", &[]),
-            applied: metrics.histogram(
-                "isthmus_view_commit_to_applied_seconds",
-                "from the commit of a change to its use here; clocks of two machines are compared",
-                &[],
-            ),
-        }
     }
 }
 
