@@ -9,6 +9,7 @@ use std::{
 
 use cli::{Client, credentials};
 use mesh::{identity::Identity, ops::Metrics, runtime::Tasks};
+use proto::admin::v1::Node as Member;
 
 use crate::{
     admin::Admin,
@@ -146,12 +147,24 @@ impl Region {
         node.part.ready().await;
     }
 
-    /// Makes one more node and lets it join.
+    /// Makes one more node, lets it join, and waits until it votes.
     pub async fn add_node(&self) -> Arc<Node> {
         let token = self.admin().await.node_token().await;
         let number = self.nodes().last().map_or(1, |node| node.number + 1);
         self.start_node(number, self.plan_node(number), Some(token)).await;
-        self.node(number)
+        let node = self.node(number);
+        let admin = self.admin().await;
+        eventually(&format!("{} votes", node.part.name), async || {
+            let nodes = admin.status().await?.nodes;
+            let votes = |row: &Member| row.voter && row.api_address == node.api.to_string();
+            if nodes.iter().any(votes) {
+                Ok(())
+            } else {
+                Err(format!("{nodes:?}"))
+            }
+        })
+        .await;
+        node
     }
 
     /// All nodes that were ever made.

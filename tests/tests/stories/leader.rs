@@ -30,15 +30,16 @@ async fn writes_go_on_after_the_leader_is_lost() {
     };
     let told = names(region.admin().await.tenants().await.unwrap());
     assert_eq!(told, ["after", "before"]);
-    let status = region.admin().await.status().await.unwrap();
-    assert!(
-        status
-            .warnings
-            .iter()
-            .any(|warning| warning.contains(&format!("node {}", lost.number))),
-        "{:?}",
-        status.warnings
-    );
+    eventually("the lost node is told of", async || {
+        let warnings = region.admin().await.status().await?.warnings;
+        let of_it = format!("node {} ", lost.number);
+        if warnings.iter().any(|warning| warning.contains(&of_it)) {
+            Ok(())
+        } else {
+            Err(format!("{warnings:?}"))
+        }
+    })
+    .await;
 
     lost.part.start().await;
     let told = names(region.admin_of(&lost).await.tenants().await.unwrap());
