@@ -54,6 +54,20 @@ impl Admin {
         token.unwrap().token
     }
 
+    /// Everything that the catalogue holds, as `registry snapshot save` writes it.
+    pub async fn snapshot(&self) -> Vec<u8> {
+        let request = pb::SaveSnapshotRequest {};
+        let chunks = self
+            .call(|mut admin| async move { admin.save_snapshot(request).await })
+            .await;
+        let mut chunks = chunks.unwrap();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.message().await.unwrap() {
+            bytes.extend_from_slice(&chunk.data);
+        }
+        bytes
+    }
+
     /// A token for one more node.
     pub async fn node_token(&self) -> String {
         let request = pb::CreateNodeTokenRequest {

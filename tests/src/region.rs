@@ -167,6 +167,19 @@ impl Region {
         node
     }
 
+    /// Makes one more node out of a snapshot's bytes: the region begins again with it alone.
+    pub async fn restore_node(&self, snapshot: &[u8]) -> Arc<Node> {
+        let number = self.nodes().last().map_or(1, |node| node.number + 1);
+        let plan = self.plan_node(number);
+        let file = self.ground.dir().join(format!("{}-{number}.snapshot", self.name));
+        std::fs::write(&file, snapshot).unwrap();
+        Box::pin(registry::restore(&plan.1, std::fs::File::open(&file).unwrap()))
+            .await
+            .unwrap();
+        self.start_node(number, plan, None).await;
+        self.node(number)
+    }
+
     /// All nodes that were ever made.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {

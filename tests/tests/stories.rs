@@ -19,5 +19,6 @@ mod stories {
     mod quota;
     mod replacement;
     mod restart;
+    mod snapshot;
     mod watch;
 }
