@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use mesh::{
     dns,
-    model::{ClusterId, Endpoint, Locality, Namespace, RegionId, View, WireError, WorkloadId, Zone},
-    route::{self, NoEvidence, Query, Source, TierKey, matcher},
+    model::{ClusterId, Endpoint, Locality, Namespace, RegionId, View, WorkloadId, Zone},
+    route::{self, NoEvidence, Query, Source, TargetError, TierKey, matcher},
     runtime::clock,
 };
 use proto::admin::v1 as pb;
@@ -55,12 +55,13 @@ impl Admin {
         let reading = self.read(request.read).await?;
         let source = self.source(&reading.state, &request.source)?;
         let view = self.parts.views.load();
-        let target = field("destination", target(&request.destination, &view))?;
-        let (_, entry) = view.service(&target.service).ok_or(Error::NotFound {
-            what: "service",
-            id: target.service.to_string(),
-            hint: "isthmus services lists them",
-        })?;
+        let target = match target(&request.destination, &view) {
+            Err(TargetError::Unknown(_) | TargetError::Address(_)) => return Err(unknown(&request.destination)),
+            target => field("destination", target)?,
+        };
+        let (_, entry) = view
+            .service(&target.service)
+            .ok_or_else(|| unknown(&request.destination))?;
         let query = query(&view, entry, &target, &source);
         let explanation = route::explain(&target.service, &query, &NoEvidence);
         let order = peer_tiers(&view, &explanation.rows);
@@ -118,14 +119,18 @@ impl Admin {
     }
 }
 
-/// The namespace of bare names: an operator's question has none of its own.
-fn no_namespace() -> Result<Namespace, WireError> {
-    Namespace::parse("default").map_err(|fault| WireError::new("namespace", fault))
+/// Bare names are of the namespace `default`: an operator's question has none of its own.
+fn target(text: &str, view: &View) -> Result<route::Target, TargetError> {
+    let own = Namespace::parse("default").expect("a label");
+    matcher::resolve(text, view, &own)
 }
 
-fn target(text: &str, view: &View) -> Result<route::Target, String> {
-    let own = no_namespace().map_err(|fault| fault.to_string())?;
-    matcher::resolve(text, view, &own).map_err(|fault| fault.to_string())
+fn unknown(destination: &str) -> Error {
+    Error::NotFound {
+        what: "service",
+        id: destination.to_owned(),
+        hint: "isthmus services lists them",
+    }
 }
 
 fn query<'a>(
