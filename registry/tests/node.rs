@@ -201,7 +201,7 @@ async fn http_shows_health_metrics_and_the_reads() {
     assert!(code == 404 && body.contains("no.where"), "{body}");
     let (code, body) = region.http("/v1/resolve?name=no.where").await;
     assert!(code == 200 && body.contains("NXDOMAIN"), "{body}");
-    assert_eq!(region.http("/v1/why?source=eu&destination=no.where").await.0, 400);
+    assert_eq!(region.http("/v1/why?source=eu&destination=no.where").await.0, 404);
     region.end().await;
 }
 
