@@ -51,6 +51,8 @@ pub(crate) struct Proposal {
     origin: Origin,
     begun: Instant,
     deadline: Instant,
+    /// A leader that was lost had it: it may be committed.
+    maybe: bool,
     reply: oneshot::Sender<Result<Committed, Failure>>,
 }
 
@@ -79,6 +81,7 @@ impl Proposal {
             origin,
             begun,
             deadline: begun + patience,
+            maybe: false,
             reply,
         };
         Ok((proposal, answer))
@@ -99,33 +102,64 @@ fn encoded_bytes(command: &Command) -> usize {
     postcard::serialize_with_flavor(command, size).unwrap_or(usize::MAX)
 }
 
-/// Whether doing it twice leaves the catalogue as doing it once does, and answers the caller as well.
+/// Whether doing it again later does no harm, and answers the caller as well. Others may have written in between: what
+/// replaces a record would then undo what they were told is done.
 fn repeatable(command: &Command) -> bool {
     match command {
-        // The second redemption takes another use; the others would be refused because of the first.
-        Command::RedeemToken { .. } | Command::StartDrill(_) | Command::Init { .. } => false,
-        // A second lease or node id replaces or skips the first one, which nobody was told.
-        Command::AttachWorkload(_) | Command::AttachGateway(_) | Command::AllocateNode => true,
-        Command::Noop
-        | Command::SetWorkloadState { .. }
+        // Another node id is skipped, which nobody was told.
+        Command::Noop | Command::Sweep | Command::AllocateNode => true,
+        // Guarded by the epoch of a lease that only the caller holds.
+        Command::SetWorkloadState { .. }
         | Command::SetGatewayState { .. }
         | Command::Lapse { .. }
-        | Command::Detach { .. }
-        | Command::ReleaseUnverified
-        | Command::PutExport(_)
-        | Command::RemoveExport(_)
-        | Command::PutImportPolicy { .. }
-        | Command::PutTenant(_)
-        | Command::RemoveTenant(_)
-        | Command::PutToken(_)
-        | Command::PutPeer(_)
-        | Command::RemovePeer(_)
-        | Command::Import { .. }
-        | Command::PutPeerStatus { .. }
-        | Command::PutBundle(_)
-        | Command::PutAuthority(_)
+        | Command::Detach { .. } => true,
+        // The second one is refused when others came between.
+        Command::Import { set, .. } => set.base.is_some(),
+        // Takes another use, or is refused because of the first one.
+        Command::RedeemToken { .. }
+        | Command::StartDrill(_)
         | Command::RenewDrill(_)
         | Command::EndDrill(_)
-        | Command::Sweep => true,
+        | Command::Init { .. }
+        | Command::RemoveExport(_)
+        | Command::RemoveTenant(_)
+        | Command::RemovePeer(_)
+        | Command::PutBundle(_) => false,
+        // Replaces what others may have put there since: another stream of the same workload, or another operator.
+        Command::AttachWorkload(_)
+        | Command::AttachGateway(_)
+        | Command::ReleaseUnverified
+        | Command::PutExport(_)
+        | Command::PutImportPolicy { .. }
+        | Command::PutTenant(_)
+        | Command::PutToken(_)
+        | Command::PutPeer(_)
+        | Command::PutPeerStatus { .. }
+        | Command::PutAuthority(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_others_may_have_replaced_is_not_done_again() {
+        let tenant = mesh::model::TenantId::parse("acme").expect("valid");
+        assert!(repeatable(&Command::AllocateNode));
+        assert!(!repeatable(&Command::RemoveTenant(tenant)));
+        let peer = mesh::model::RegionId::parse("us").expect("valid");
+        let import = |base| Command::Import {
+            peer: peer.clone(),
+            set: Box::new(crate::catalog::ImportSet {
+                base,
+                ..crate::catalog::ImportSet::default()
+            }),
+        };
+        assert!(repeatable(&import(Some(mesh::model::Held::default()))));
+        assert!(
+            !repeatable(&import(None)),
+            "it would put an older snapshot in the place of a newer one"
+        );
     }
 }

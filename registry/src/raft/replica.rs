@@ -201,7 +201,14 @@ impl Replica {
             queue::Refused::Full => propose::Error::Full { bound: QUEUE_MAX },
             queue::Refused::Closed => propose::Error::Stopped,
         })?;
-        self.settle(answer).await
+        let begun = clock::now();
+        match self.settle(answer).await {
+            // It had been taken from here: whether it was written nobody says any more.
+            Err(propose::Error::Stopped) => Err(propose::Error::Unknown {
+                waited: begun.elapsed(),
+            }),
+            settled => settled,
+        }
     }
 
     /// Confirms that what this node has applied by the end of the call is as new as any answer given before it began;

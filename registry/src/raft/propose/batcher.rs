@@ -202,8 +202,9 @@ impl Batcher {
                     commands = batch.len(),
                     "leader was lost with proposals under way"
                 );
-                let (again, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(|lost| repeatable(&lost.command));
+                let (mut again, lost): (Vec<_>, Vec<_>) = batch.into_iter().partition(|lost| repeatable(&lost.command));
                 lost.into_iter().for_each(unknown);
+                again.iter_mut().for_each(|proposal| proposal.maybe = true);
                 again
             }
         }
@@ -220,6 +221,10 @@ impl Batcher {
         let now = clock::now();
         let (over, left): (Vec<_>, Vec<_>) = batch.into_iter().partition(|proposal| proposal.deadline <= now);
         for proposal in over {
+            if proposal.maybe {
+                unknown(proposal);
+                continue;
+            }
             let waited = now.saturating_duration_since(proposal.begun);
             let majority = self.core.majority();
             proposal.fail(Error::NoLeader { waited, majority });
