@@ -5,7 +5,6 @@
 
 mod core;
 mod disk;
-mod engine;
 mod keeper;
 mod log_store;
 pub mod membership;
@@ -20,14 +19,15 @@ mod service;
 mod settings;
 mod snapshot;
 mod state_machine;
+pub mod storage;
 #[cfg(test)]
 mod tests;
 mod type_config;
 mod wire;
 
 pub use node::{Node, NodeStatus, Position};
-pub use replica::{Error, Replica};
-pub use restore::{Restored, restore};
+pub use replica::{Error, Replica, Seams};
+pub use restore::{Restored, restore, restore_on};
 pub use service::{Admit, Service};
 pub use settings::Settings;
 pub use snapshot::SnapshotError;

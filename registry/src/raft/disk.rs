@@ -1,29 +1,31 @@
-//! The thread that owns the database. Promises that jobs run one after the other in the order in which they were given,
-//! and that no runtime worker ever waits inside the database; when the thread is gone, so is every promise of storage.
+//! Who works on the disk. Promises that the jobs of a lane run one after the other in the order in which they were given,
+//! and that no runtime worker ever waits for the disk; when a lane is gone, so is every promise of storage.
+//!
+//! A lane is a thread with one thing that it owns. Without threads (see [`Pace`]) it is a task, and its jobs run inline.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use mesh::{ops::Metrics, runtime::clock};
+use mesh::{
+    ops::Metrics,
+    runtime::{OnExit, Tasks, clock},
+};
 use metrics::Histogram;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{Engine, EngineError, Sled};
+use super::storage::{Engine, EngineError, Files, Pace, Storage};
 
-/// Jobs that wait for the thread. Raft keeps one append, one apply and a few reads in flight, so the bound is met only by
-/// a disk that hangs; then the givers wait.
+/// Jobs that wait for a lane. Raft keeps one append, one apply and a few reads in flight, so the bound is met only by a
+/// disk that hangs; then the givers wait.
 const JOBS_MAX: usize = 256;
 
-type Job = Box<dyn FnOnce(&dyn Engine) + Send>;
+type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
-enum Order {
-    Run(Job),
+enum Order<T> {
+    Run(Job<T>),
     Close(oneshot::Sender<()>),
 }
 
@@ -36,70 +38,141 @@ pub(crate) enum DiskError {
     Gone,
 }
 
-/// The giving end; clones give to the same thread.
+/// The giving end of one lane; clones give to the same.
+pub(crate) struct Lane<T> {
+    orders: mpsc::Sender<Order<T>>,
+}
+
+impl<T> Clone for Lane<T> {
+    fn clone(&self) -> Self {
+        Self {
+            orders: self.orders.clone(),
+        }
+    }
+}
+
+impl<T: 'static> Lane<T> {
+    /// Opens what the lane owns, on the lane.
+    pub(crate) async fn open<E>(
+        name: &'static str,
+        pace: Option<&Arc<dyn Pace>>,
+        tasks: &Tasks,
+        open: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<Self, E>
+    where
+        E: From<DiskError> + Send + 'static,
+        T: Send,
+    {
+        let (orders, inbox) = mpsc::channel(JOBS_MAX);
+        if let Some(pace) = pace {
+            pace.wait().await;
+            let owned = open()?;
+            // Its end is seen by every giver as `Gone`.
+            tasks.spawn(name, OnExit::Ignore, follow_pace(inbox, owned, Arc::clone(pace)));
+            return Ok(Self { orders });
+        }
+        let (opened, is_open) = oneshot::channel();
+        let run = move || match open() {
+            Ok(owned) => {
+                let _ = opened.send(Ok(())); // the opener left; the end of the inbox follows
+                follow(inbox, owned);
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error)); // as above
+            }
+        };
+        // A plain thread, because jobs block; its end is seen by every giver as `Gone`.
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        thread.map_err(|_| DiskError::Gone)?;
+        is_open.await.map_err(|_| DiskError::Gone)??;
+        Ok(Self { orders })
+    }
+
+    /// Gives a job and waits for its answer.
+    pub(crate) async fn run<A: Send + 'static, E: From<DiskError> + Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut T) -> Result<A, E> + Send + 'static,
+    ) -> Result<A, E> {
+        let (reply, answer) = oneshot::channel();
+        self.give(move |owned| {
+            let _ = reply.send(job(owned)); // the asker left
+        })
+        .await?;
+        answer.await.map_err(|_| DiskError::Gone)?
+    }
+
+    /// Gives a job without waiting for it to be done.
+    pub(crate) async fn give(&self, job: impl FnOnce(&mut T) + Send + 'static) -> Result<(), DiskError> {
+        let order = Order::Run(Box::new(job));
+        self.orders.send(order).await.map_err(|_| DiskError::Gone)
+    }
+
+    /// Runs the jobs that were given, then drops what the lane owns.
+    pub(crate) async fn close(&self) {
+        let (closed, is_closed) = oneshot::channel();
+        // Either way the lane is gone afterwards.
+        if self.orders.send(Order::Close(closed)).await.is_ok() {
+            let _ = is_closed.await;
+        }
+    }
+}
+
+fn follow<T>(mut inbox: mpsc::Receiver<Order<T>>, mut owned: T) {
+    while let Some(order) = inbox.blocking_recv() {
+        match order {
+            Order::Run(job) => job(&mut owned),
+            Order::Close(closed) => {
+                drop(owned);
+                let _ = closed.send(()); // nobody waits any more
+                return;
+            }
+        }
+    }
+}
+
+async fn follow_pace<T>(mut inbox: mpsc::Receiver<Order<T>>, mut owned: T, pace: Arc<dyn Pace>) {
+    while let Some(order) = inbox.recv().await {
+        match order {
+            Order::Run(job) => {
+                pace.wait().await;
+                job(&mut owned);
+            }
+            Order::Close(closed) => {
+                drop(owned);
+                let _ = closed.send(()); // nobody waits any more
+                return;
+            }
+        }
+    }
+}
+
+/// The storage of one node; clones are the same.
 #[derive(Clone)]
 pub(crate) struct Disk {
-    orders: mpsc::Sender<Order>,
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) database: Lane<Box<dyn Engine>>,
+    pace: Option<Arc<dyn Pace>>,
     free: Arc<Free>,
     sync_seconds: Histogram,
 }
 
 /// How much room there is.
 struct Free {
-    path: PathBuf,
     bytes: AtomicU64,
     #[cfg(test)]
     pretended: std::sync::atomic::AtomicBool,
 }
 
-/// sled panics when it is dropped over a disk that has failed. Where a panic is the end of the process, it is left to the
-/// end of the process, which follows in order.
-fn close(engine: Sled) {
-    if cfg!(panic = "abort") && engine.sync().is_err() {
-        std::mem::forget(engine);
-    }
-}
-
 impl Disk {
-    /// Opens the database of `data_dir` on its own thread.
-    pub(crate) async fn open(data_dir: &Path, metrics: &Metrics) -> Result<Self, DiskError> {
-        let (orders, mut inbox) = mpsc::channel::<Order>(JOBS_MAX);
-        let (opened, is_open) = oneshot::channel();
-        let path = data_dir.join("db");
-        let run = move || {
-            let engine = match Sled::open(&path) {
-                Ok(engine) => engine,
-                Err(error) => {
-                    // The opener waits below; if it is gone, nobody wants to know.
-                    let _ = opened.send(Err(error));
-                    return;
-                }
-            };
-            let _ = opened.send(Ok(())); // as above
-            while let Some(order) = inbox.blocking_recv() {
-                match order {
-                    Order::Run(job) => job(&engine),
-                    Order::Close(closed) => {
-                        close(engine);
-                        let _ = closed.send(()); // nobody waits any more
-                        return;
-                    }
-                }
-            }
-        };
-        // A plain thread, because jobs block; its end is seen by every giver as `Gone`.
-        std::thread::Builder::new()
-            .name("raft-disk".to_owned())
-            .spawn(run)
-            .map_err(|source| EngineError::File {
-                path: data_dir.to_owned(),
-                source,
-            })?;
-        is_open.await.map_err(|_| DiskError::Gone)??;
+    /// Opens the database on a lane of its own.
+    pub(crate) async fn open(storage: Storage, metrics: &Metrics, tasks: &Tasks) -> Result<Self, DiskError> {
+        let Storage { files, engine, pace } = storage;
+        let database = Lane::open("raft-db", pace.as_ref(), tasks, move || Ok::<_, DiskError>(engine()?)).await?;
         let disk = Self {
-            orders,
+            files,
+            database,
+            pace,
             free: Arc::new(Free {
-                path: data_dir.to_owned(),
                 bytes: AtomicU64::new(u64::MAX),
                 #[cfg(test)]
                 pretended: Default::default(),
@@ -110,32 +183,41 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Gives a job and waits for its answer.
+    /// Gives the database a job and waits for its answer.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce(&dyn Engine) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, DiskError> {
-        let (reply, answer) = oneshot::channel();
-        self.give(move |engine| {
-            let _ = reply.send(job(engine)); // the asker left
-        })
-        .await?;
-        Ok(answer.await.map_err(|_| DiskError::Gone)??)
+        self.database
+            .run(|engine: &mut Box<dyn Engine>| Ok(job(&**engine)?))
+            .await
     }
 
-    /// Gives a job without waiting for it to be done.
+    /// Gives the database a job without waiting for it to be done.
     pub(crate) async fn give(&self, job: impl FnOnce(&dyn Engine) + Send + 'static) -> Result<(), DiskError> {
-        let order = Order::Run(Box::new(job));
-        self.orders.send(order).await.map_err(|_| DiskError::Gone)
+        self.database.give(|engine: &mut Box<dyn Engine>| job(&**engine)).await
     }
 
     /// Runs the jobs that were given, then closes the database and gives its lock back.
     pub(crate) async fn close(&self) {
-        let (closed, is_closed) = oneshot::channel();
-        // Either way the thread is gone afterwards.
-        if self.orders.send(Order::Close(closed)).await.is_ok() {
-            let _ = is_closed.await;
+        self.database.close().await;
+    }
+
+    /// Work on files, away from the runtime's workers and in no order.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, DiskError> {
+        if let Some(pace) = &self.pace {
+            pace.wait().await;
+            return Ok(work());
         }
+        tokio::task::spawn_blocking(work).await.map_err(|_| DiskError::Gone)
+    }
+
+    /// Whether there are threads to block.
+    pub(crate) fn has_threads(&self) -> bool {
+        self.pace.is_none()
     }
 
     /// Times `sync` as one append sees it.
@@ -157,8 +239,7 @@ impl Disk {
         if self.free.pretended.load(Ordering::Relaxed) {
             return;
         }
-        if let Ok(stat) = rustix::fs::statvfs(&self.free.path) {
-            let bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if let Ok(bytes) = self.files.free_bytes() {
             self.free.bytes.store(bytes, Ordering::Relaxed);
         }
     }

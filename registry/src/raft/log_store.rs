@@ -20,7 +20,7 @@ use openraft::{
 
 use super::{
     disk::Disk,
-    engine::{Engine, EngineError, Space, Writes},
+    storage::{Engine, EngineError, Space, Writes},
     type_config::{Entry, LogId, StorageError, TypeConfig, Vote, decode, encode, read_failed, write_failed},
 };
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use mesh::{model::Revision, runtime::clock};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{engine::VALUE_BYTES_MAX, wire::Failure};
+use super::{storage::VALUE_BYTES_MAX, wire::Failure};
 use crate::catalog::{Command, Reply};
 
 /// Proposals that wait for the batcher; more are refused.

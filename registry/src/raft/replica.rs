@@ -22,7 +22,6 @@ use super::{
     Admit, Node, NodeStatus, Position, Service, Settings,
     core::{Core, Fresh, Lead},
     disk::Disk,
-    engine::{Engine, EngineError, Space, Writes},
     keeper::Keeper,
     log_store::LogStore,
     membership::{self, CHANGE_MAX, Change, Tried},
@@ -32,6 +31,7 @@ use super::{
     read::{Checker, READERS_MAX, Reader},
     snapshot::{self, Shelf, SnapshotError},
     state_machine::{StateMachine, header},
+    storage::{Engine, EngineError, Space, Storage, Writes},
     type_config::{Raft, any},
     wire::{AskRef, Failure, Told},
 };
@@ -105,12 +105,29 @@ pub enum Error {
     Raft(String),
 }
 
+/// What a replica stands on, and a simulation puts its own in the place of.
+pub struct Seams {
+    /// Where it keeps its data.
+    pub storage: Storage,
+}
+
+impl Seams {
+    /// Those of the daemon.
+    #[must_use]
+    pub fn real(settings: &Settings) -> Self {
+        Self {
+            storage: Storage::directory(settings.data_dir.clone()),
+        }
+    }
+}
+
 /// One node's replica; clones are the same.
 #[derive(Clone)]
 pub struct Replica {
     core: Arc<Core>,
     identity: Identity,
     removed: watch::Receiver<bool>,
+    tasks: Tasks,
 }
 
 impl Replica {
@@ -120,6 +137,22 @@ impl Replica {
     /// # Errors
     /// Names what is wrong with the data directory.
     pub async fn open(
+        settings: Settings,
+        identity: Identity,
+        publish: Arc<dyn Publish>,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> Result<Self, Error> {
+        let seams = Seams::real(&settings);
+        Self::open_on(seams, settings, identity, publish, metrics, tasks).await
+    }
+
+    /// As [`Replica::open`], on any storage.
+    ///
+    /// # Errors
+    /// As [`Replica::open`].
+    pub async fn open_on(
+        seams: Seams,
         settings: Settings,
         identity: Identity,
         publish: Arc<dyn Publish>,
@@ -136,13 +169,14 @@ impl Replica {
             path: path.clone(),
             reason,
         };
-        std::fs::create_dir_all(&path).map_err(io)?;
-        let shelf = Shelf::open(&path).map_err(io)?;
-        let disk = Disk::open(&path, metrics).await.map_err(|error| Error::Database {
+        seams.storage.files.make_folder("").map_err(io)?;
+        let disk = Disk::open(seams.storage, metrics, tasks).await;
+        let disk = disk.map_err(|error| Error::Database {
             path: path.clone(),
             reason: any(&error).to_string(),
         })?;
         check_owner(&disk, &settings).await?;
+        let shelf = Shelf::open(Arc::clone(&disk.files)).map_err(io)?;
         let log = LogStore::open(disk.clone())
             .await
             .map_err(|error| storage(error.to_string()))?;
@@ -179,6 +213,7 @@ impl Replica {
             core,
             identity,
             removed,
+            tasks: tasks.clone(),
         })
     }
 
@@ -360,12 +395,16 @@ impl Replica {
         let local = self.core.applied.load();
         let header = header(&local.state, local.last, local.at, &local.membership);
         let state = Arc::clone(&local.state);
-        // Joined by nobody: it ends when the receiver does.
-        drop(tokio::task::spawn_blocking(move || {
-            let mut out = std::io::BufWriter::with_capacity(256 * 1024, Parts(parts));
-            // An error means that the receiver left.
-            let _ = snapshot::write(&mut out, &header, &state).is_ok() && std::io::Write::flush(&mut out).is_ok();
-        }));
+        // It ends when the receiver does.
+        self.tasks.spawn("snapshot-save", OnExit::Ignore, async move {
+            for part in snapshot::Parts::new(&header, &state) {
+                // Neither can happen later: the receiver left, or the header cannot be encoded.
+                let Ok(part) = part else { return };
+                if parts.send(part.into()).await.is_err() {
+                    return;
+                }
+            }
+        });
         receiver
     }
 }
@@ -379,21 +418,6 @@ impl Replica {
     /// As if so much were free; none = as it is.
     pub(crate) fn pretend_room(&self, free_mib: Option<u64>) {
         self.core.disk.pretend(free_mib);
-    }
-}
-
-/// Writes into a channel, waiting for room. For blocking threads.
-struct Parts(mpsc::Sender<Bytes>);
-
-impl std::io::Write for Parts {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let sent = self.0.blocking_send(Bytes::copy_from_slice(bytes));
-        sent.map_err(|_| std::io::ErrorKind::BrokenPipe)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

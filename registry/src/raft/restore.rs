@@ -8,11 +8,11 @@ use openraft::{CommittedLeaderId, Membership, StoredMembership};
 
 use super::{
     Error, Node, Settings,
-    engine::{Engine, Sled},
     log_store::mark_purged,
     replica::owner,
     snapshot::{self, Shelf},
     state_machine::{header, install},
+    storage::Storage,
     type_config::{LogId, Vote, any},
 };
 
@@ -33,11 +33,24 @@ pub struct Restored {
 ///
 /// # Errors
 /// When the snapshot is not whole, or the folder is not empty.
-pub fn restore(settings: &Settings, node: Node, mut from: impl Read) -> Result<Restored, Error> {
+pub fn restore(settings: &Settings, node: Node, from: impl Read) -> Result<Restored, Error> {
+    restore_on(Storage::directory(settings.data_dir.clone()), settings, node, from)
+}
+
+/// As [`restore`], on any storage.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_on(storage: Storage, settings: &Settings, node: Node, mut from: impl Read) -> Result<Restored, Error> {
     let path = settings.data_dir.as_path();
-    let database = path.join("db");
-    if database.exists() {
-        return Err(Error::NotEmpty { path: path.to_owned() });
+    let io = |source| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    for folder in ["db", "log", "snapshots"] {
+        if !storage.files.list(folder).map_err(io)?.is_empty() {
+            return Err(Error::NotEmpty { path: path.to_owned() });
+        }
     }
     let (old, state) = snapshot::read(&mut from)?;
     let incarnation = another(old.incarnation);
@@ -49,16 +62,13 @@ pub fn restore(settings: &Settings, node: Node, mut from: impl Read) -> Result<R
     let last = LogId::new(CommittedLeaderId::new(term, id), index);
     let members = Membership::new(vec![[id].into()], std::collections::BTreeMap::from([(id, node)]));
     let header = header(&state, Some(last), old.at, &StoredMembership::new(Some(last), members));
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
-    std::fs::create_dir_all(path).map_err(io)?;
-    Shelf::open(path).map_err(io)?.keep(&header, &state)?;
-    let engine = Sled::open(&database).map_err(|error| failed(path, any(&error).to_string()))?;
-    owner(&engine, id).map_err(|error| failed(path, any(&error).to_string()))?;
-    mark_purged(&engine, &Vote::new(term, id), &last).map_err(|error| failed(path, error.to_string()))?;
-    install(&engine, &header, &state).map_err(|error| failed(path, error.to_string()))?;
+    storage.files.make_folder("").map_err(io)?;
+    Shelf::open(storage.files).map_err(io)?.keep(&header, &state)?;
+    let engine = (storage.engine)().map_err(|error| failed(path, any(&error).to_string()))?;
+    let engine = &*engine;
+    owner(engine, id).map_err(|error| failed(path, any(&error).to_string()))?;
+    mark_purged(engine, &Vote::new(term, id), &last).map_err(|error| failed(path, error.to_string()))?;
+    install(engine, &header, &state).map_err(|error| failed(path, error.to_string()))?;
     engine.sync().map_err(|error| failed(path, any(&error).to_string()))?;
     Ok(Restored {
         region: state.region().cloned(),

@@ -5,9 +5,8 @@
 //! records; an empty frame and the number of records end it.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Seek, Write},
-    path::{Path, PathBuf},
+    io::{self, BufReader, Read, Write},
+    sync::Arc,
 };
 
 use mesh::model::{Incarnation, RegionId, Timestamp};
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    engine::sync_directory,
+    storage::{File, Files, Record, Sequential},
     type_config::{LogId, Membership, SnapshotMeta},
 };
 use crate::catalog::{RecordError, State};
@@ -27,6 +26,8 @@ const FRAME_BYTES: usize = 256 * 1024;
 /// More than any frame that we write: a length beyond it is damage, and is not allocated.
 const FRAME_BYTES_MAX: usize = 4 << 20;
 const SUFFIX: &str = "snapshot";
+/// In the data directory.
+const FOLDER: &str = "snapshots";
 
 /// Why a snapshot cannot be used.
 #[derive(Debug, Error)]
@@ -81,32 +82,75 @@ impl Header {
     }
 }
 
-fn frame(out: &mut impl Write, payload: &[u8]) -> io::Result<()> {
+fn frame(out: &mut Vec<u8>, payload: &[u8]) -> io::Result<()> {
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-    out.write_all(&length.to_be_bytes())?;
-    out.write_all(&crc32fast::hash(payload).to_be_bytes())?;
-    out.write_all(payload)
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
+    out.extend_from_slice(payload);
+    Ok(())
+}
+
+/// The bytes of a whole snapshot, made as they are asked for.
+pub(crate) struct Parts<'a> {
+    begin: Option<&'a Header>,
+    records: Option<Box<dyn Iterator<Item = Record> + Send + 'a>>,
+    count: u64,
+}
+
+impl<'a> Parts<'a> {
+    pub(crate) fn new(header: &'a Header, state: &'a State) -> Self {
+        Self {
+            begin: Some(header),
+            records: Some(Box::new(state.records())),
+            count: 0,
+        }
+    }
+
+    fn begin(header: &Header) -> io::Result<Vec<u8>> {
+        let mut out = [MAGIC.as_slice(), &VERSION.to_be_bytes()].concat();
+        frame(&mut out, &postcard::to_stdvec(header).map_err(io::Error::other)?)?;
+        Ok(out)
+    }
+
+    /// One frame of records; none when there are no more.
+    fn records(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let Some(records) = self.records.as_mut() else {
+            return Ok(None);
+        };
+        let mut open = Vec::with_capacity(FRAME_BYTES + 4096);
+        while open.len() < FRAME_BYTES {
+            let Some(record) = records.next() else { break };
+            open = postcard::to_extend(&record, open).map_err(io::Error::other)?;
+            self.count += 1;
+        }
+        let mut out = Vec::with_capacity(open.len() + 8);
+        if !open.is_empty() {
+            frame(&mut out, &open)?;
+            return Ok(Some(out));
+        }
+        self.records = None;
+        frame(&mut out, &[])?;
+        frame(&mut out, &self.count.to_be_bytes())?;
+        Ok(Some(out))
+    }
+}
+
+impl Iterator for Parts<'_> {
+    type Item = io::Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.begin.take() {
+            Some(header) => Some(Self::begin(header)),
+            None => self.records().transpose(),
+        }
+    }
 }
 
 /// Writes a whole snapshot.
 pub(crate) fn write(out: &mut impl Write, header: &Header, state: &State) -> Result<(), SnapshotError> {
-    out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_be_bytes())?;
-    frame(out, &postcard::to_stdvec(header).map_err(io::Error::other)?)?;
-    let (mut count, mut open) = (0_u64, Vec::with_capacity(FRAME_BYTES));
-    for record in state.records() {
-        open = postcard::to_extend(&record, open).map_err(io::Error::other)?;
-        count += 1;
-        if open.len() >= FRAME_BYTES {
-            frame(out, &open)?;
-            open.clear();
-        }
+    for part in Parts::new(header, state) {
+        out.write_all(&part?)?;
     }
-    if !open.is_empty() {
-        frame(out, &open)?;
-    }
-    frame(out, &[])?;
-    frame(out, &count.to_be_bytes())?;
     Ok(())
 }
 
@@ -181,86 +225,93 @@ fn read_frame(from: &mut impl Read, number: u64) -> Result<Vec<u8>, SnapshotErro
     Ok(payload)
 }
 
+/// A snapshot with its file.
+type Kept = (Header, Arc<dyn File>);
+
 /// The folder of a node's snapshots.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Shelf {
-    path: PathBuf,
+    files: Arc<dyn Files>,
+}
+
+fn name(file: &str) -> String {
+    format!("{FOLDER}/{file}")
 }
 
 impl Shelf {
-    /// The folder `snapshots` in `data_dir`; what was left unfinished in it is deleted. Blocks.
-    pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
-        let path = data_dir.join("snapshots");
-        fs::create_dir_all(&path)?;
-        for file in fs::read_dir(&path)? {
-            let file = file?.path();
-            if file.extension().is_none_or(|extension| extension != SUFFIX) {
-                fs::remove_file(file)?;
+    /// The folder `snapshots` of a data directory; what was left unfinished in it is deleted. Blocks.
+    pub(crate) fn open(files: Arc<dyn Files>) -> io::Result<Self> {
+        files.make_folder(FOLDER)?;
+        for file in files.list(FOLDER)? {
+            if !is_snapshot(&file) {
+                files.remove(&name(&file))?;
             }
         }
-        sync_directory(data_dir)?;
-        Ok(Self { path })
-    }
-
-    fn file(&self, id: &str) -> PathBuf {
-        self.path.join(format!("{id}.{SUFFIX}"))
+        Ok(Self { files })
     }
 
     /// A file to receive a peer's snapshot in. It has no name: whatever happens, nothing of it is left. Blocks.
-    pub(crate) fn receive(&self) -> io::Result<File> {
-        let name = self.path.join("receiving");
-        match fs::remove_file(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = File::options().read(true).write(true).create_new(true).open(&name)?;
-        fs::remove_file(&name)?;
+    pub(crate) fn receive(&self) -> io::Result<Arc<dyn File>> {
+        let file = self.files.create(&name("receiving"))?;
+        self.files.remove(&name("receiving"))?;
         Ok(file)
     }
 
     /// Keeps a snapshot durably, and drops the older ones. Blocks.
     pub(crate) fn keep(&self, header: &Header, state: &State) -> Result<(), SnapshotError> {
-        let unfinished = self.path.join(format!("{}.unfinished", header.id));
-        let mut out = BufWriter::with_capacity(FRAME_BYTES, File::create(&unfinished)?);
-        write(&mut out, header, state)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        drop(out);
-        fs::rename(&unfinished, self.file(&header.id))?;
-        sync_directory(&self.path)?;
+        let kept = format!("{}.{SUFFIX}", header.id);
+        let unfinished = name(&format!("{}.unfinished", header.id));
+        let file = self.files.create(&unfinished)?;
+        let mut out = Sequential::new(Arc::clone(&file));
+        let written = write(&mut out, header, state).and_then(|()| Ok(file.sync()?));
+        if let Err(error) = written {
+            // It may be what fills the disk. When it cannot be removed either, the next start does it.
+            let _ = self.files.remove(&unfinished);
+            return Err(error);
+        }
+        self.files.rename(&unfinished, &name(&kept))?;
+        self.files.sync_directory(FOLDER)?;
         for other in self.names()? {
-            if other != self.file(&header.id) {
-                fs::remove_file(other)?;
+            if other != kept {
+                self.files.remove(&name(&other))?;
             }
         }
         Ok(())
     }
 
-    /// The newest snapshot that is whole, with its file at the beginning. Blocks for as long as reading it takes.
-    pub(crate) fn newest(&self) -> Result<Option<(Header, File)>, SnapshotError> {
-        let mut found: Option<(Header, File)> = None;
-        for name in self.names()? {
-            let mut file = File::open(&name)?;
-            match scan(&mut BufReader::new(&mut file), drop) {
+    /// The newest snapshot that is whole, with its file. Blocks for as long as reading it takes.
+    pub(crate) fn newest(&self) -> Result<Option<Kept>, SnapshotError> {
+        let mut found: Option<Kept> = None;
+        for kept in self.names()? {
+            let file = self.files.open(&name(&kept))?;
+            match scan(&mut reader(Sequential::new(Arc::clone(&file))), drop) {
                 Ok(header) => {
                     if found.as_ref().is_none_or(|(best, _)| best.last < header.last) {
-                        file.rewind()?;
                         found = Some((header, file));
                     }
                 }
                 Err(SnapshotError::Io(error)) => return Err(SnapshotError::Io(error)),
                 Err(error) => {
-                    tracing::error!(file = %name.display(), %error, "snapshot is not usable; another is made")
+                    let file = self.files.display(&name(&kept));
+                    tracing::error!(file, %error, "snapshot is not usable; another is made");
                 }
             }
         }
         Ok(found)
     }
 
-    fn names(&self) -> io::Result<Vec<PathBuf>> {
-        let files = fs::read_dir(&self.path)?.map(|file| file.map(|file| file.path()));
-        let files: io::Result<Vec<_>> = files.collect();
-        let is_snapshot = |path: &PathBuf| path.extension().is_some_and(|extension| extension == SUFFIX);
-        Ok(files?.into_iter().filter(is_snapshot).collect())
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = self.files.list(FOLDER)?;
+        names.retain(|name| is_snapshot(name));
+        Ok(names)
     }
+}
+
+fn is_snapshot(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, suffix)| suffix == SUFFIX)
+}
+
+/// Reads a kept or received file in parts of a frame's size.
+pub(crate) fn reader(file: Sequential) -> BufReader<Sequential> {
+    BufReader::with_capacity(FRAME_BYTES, file)
 }

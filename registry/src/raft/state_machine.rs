@@ -4,11 +4,7 @@
 //! Writes are not flushed here: the log is durable, and what a cut of the disk takes away is applied again from it.
 #![expect(clippy::result_large_err, reason = "the error is openraft's, and ends the node")]
 
-use std::{
-    io::{BufReader, Seek},
-    ops::ControlFlow,
-    sync::Arc,
-};
+use std::{ops::ControlFlow, sync::Arc};
 
 use arc_swap::ArcSwap;
 use mesh::model::{Revision, Timestamp};
@@ -17,8 +13,8 @@ use tokio::sync::watch;
 
 use super::{
     disk::Disk,
-    engine::{Engine, EngineError, Space, Writes},
-    snapshot::{Header, Shelf, SnapshotError},
+    snapshot::{self, Header, Shelf, SnapshotError},
+    storage::{Blob, Engine, EngineError, Sequential, Space, Writes},
     type_config::{
         Entry, LogId, Membership, Snapshot, SnapshotMeta, StorageError, TypeConfig, any, decode, encode, read_failed,
         write_failed,
@@ -293,8 +289,8 @@ async fn finish_install(disk: &Disk, shelf: &Shelf) -> Result<(), StorageError> 
         return Ok(());
     }
     let shelf = shelf.clone();
-    let read = blocking(move || match shelf.newest()? {
-        Some((_, file)) => super::snapshot::read(&mut BufReader::new(file)).map(Some),
+    let read = blocking(disk, move || match shelf.newest()? {
+        Some((_, file)) => snapshot::read(&mut snapshot::reader(Sequential::new(file))).map(Some),
         None => Ok(None),
     });
     let (header, state) = read.await?.ok_or_else(|| {
@@ -311,9 +307,10 @@ async fn install_on(disk: &Disk, header: Header, state: State) -> Result<(), Sto
 
 /// File work away from the runtime's workers.
 async fn blocking<T: Send + 'static>(
+    disk: &Disk,
     work: impl FnOnce() -> Result<T, SnapshotError> + Send + 'static,
 ) -> Result<T, StorageError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = disk.work(work).await;
     let done = done.map_err(|error| StorageError::from(StorageIOError::write_snapshot(None, any(&error))))?;
     done.map_err(|error| StorageIOError::write_snapshot(None, any(&error)).into())
 }
@@ -329,25 +326,25 @@ pub(crate) struct Builder {
 impl Builder {
     async fn build(&self) -> Result<Snapshot, StorageError> {
         let (shelf, header, state) = (self.shelf.clone(), self.header.clone(), self.state.clone());
-        blocking(move || shelf.keep(&header, &state)).await?;
+        blocking(&self.disk, move || shelf.keep(&header, &state)).await?;
         // The log may be purged once this returns: what it made must be durable first.
         self.disk
             .run(|engine| engine.sync())
             .await
             .map_err(|error| write_failed(&error))?;
-        current(&self.shelf).await?.ok_or_else(|| {
+        current(&self.disk, &self.shelf).await?.ok_or_else(|| {
             let lost = AnyError::error("the snapshot just made is not readable; check the disk");
             StorageIOError::read_snapshot(None, lost).into()
         })
     }
 }
 
-async fn current(shelf: &Shelf) -> Result<Option<Snapshot>, StorageError> {
+async fn current(disk: &Disk, shelf: &Shelf) -> Result<Option<Snapshot>, StorageError> {
     let shelf = shelf.clone();
-    let found = blocking(move || shelf.newest()).await?;
+    let found = blocking(disk, move || shelf.newest()).await?;
     Ok(found.map(|(header, file)| Snapshot {
         meta: header.meta(),
-        snapshot: Box::new(tokio::fs::File::from_std(file)),
+        snapshot: Box::new(Blob::new(file, disk.has_threads())),
     }))
 }
 
@@ -391,22 +388,16 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError> {
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Blob>, StorageError> {
         let shelf = self.shelf.clone();
-        let file = blocking(move || Ok(shelf.receive()?)).await?;
-        Ok(Box::new(tokio::fs::File::from_std(file)))
+        let file = blocking(&self.disk, move || Ok(shelf.receive()?)).await?;
+        Ok(Box::new(Blob::new(file, self.disk.has_threads())))
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta,
-        snapshot: Box<tokio::fs::File>,
-    ) -> Result<(), StorageError> {
-        let (file, shelf, meta) = (snapshot.into_std().await, self.shelf.clone(), meta.clone());
-        let kept = blocking(move || {
-            let mut file = file;
-            file.rewind()?;
-            let (mut header, state) = super::snapshot::read(&mut BufReader::new(file))?;
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Blob>) -> Result<(), StorageError> {
+        let (file, shelf, meta) = (snapshot.into_sequential(), self.shelf.clone(), meta.clone());
+        let kept = blocking(&self.disk, move || {
+            let (mut header, state) = snapshot::read(&mut snapshot::reader(file))?;
             // What the leader says about it counts.
             (header.last, header.membership, header.id) = (meta.last_log_id, meta.last_membership, meta.snapshot_id);
             shelf.keep(&header, &state)?;
@@ -420,7 +411,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        if let Some(snapshot) = current(&self.shelf).await? {
+        if let Some(snapshot) = current(&self.disk, &self.shelf).await? {
             return Ok(Some(snapshot));
         }
         if self.last.is_none() {

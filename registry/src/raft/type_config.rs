@@ -6,7 +6,7 @@ use openraft::{AnyError, StorageIOError};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use super::Node;
+use super::{Node, storage::Blob};
 use crate::catalog::{Batch, Reply};
 
 openraft::declare_raft_types!(
@@ -17,7 +17,7 @@ openraft::declare_raft_types!(
         R = Vec<Reply>,
         NodeId = u64,
         Node = Node,
-        SnapshotData = tokio::fs::File,
+        SnapshotData = Blob,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig>;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::ops::Metrics;
+use mesh::{ops::Metrics, runtime::Tasks};
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
@@ -13,6 +13,7 @@ use crate::{
         log_store::LogStore,
         snapshot::{self, Shelf, SnapshotError},
         state_machine::{StateMachine, header},
+        storage::Storage,
         type_config::{Membership, StorageError, TypeConfig},
     },
     watch::NoPublish,
@@ -28,8 +29,11 @@ struct Guard {
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, StateMachine), StorageError> {
         let folder = tempfile::tempdir().unwrap();
-        let disk = Disk::open(folder.path(), &Metrics::default()).await.unwrap();
-        let shelf = Shelf::open(folder.path()).unwrap();
+        let storage = Storage::directory(folder.path().to_owned());
+        let disk = Disk::open(storage, &Metrics::default(), &Tasks::default())
+            .await
+            .unwrap();
+        let shelf = Shelf::open(Arc::clone(&disk.files)).unwrap();
         let log = LogStore::open(disk.clone()).await?;
         let (machine, _) = StateMachine::open(disk, shelf, Arc::new(NoPublish)).await?;
         Ok((Guard { _folder: folder }, log, machine))

@@ -1,99 +1,36 @@
-//! The embedded database behind six methods, so that another one can take its place. Promises that what was written
-//! before [`Engine::sync`] returned survives a cut of the disk, and that one [`Writes`] is there wholly or not at all.
-//!
-//! sled 0.34 keeps that promise only under rules that its documentation does not state:
+//! sled 0.34 as the embedded database, which keeps its promises only under rules that its documentation does not state:
 //!
 //! * `flush` on Linux is a write and `sync_file_range`: no metadata, no device cache. So each flush is followed by
 //!   `fdatasync` on a handle of our own, and the directories are synced once after creation.
 //! * A page over a quarter of a segment goes to a file of its own that is never synced, and a leaf holds up to sixteen
-//!   values. So segments have the maximal size and values at most [`VALUE_BYTES_MAX`].
+//!   values. So segments have the maximal size and values a limit.
 //! * A crash while sled writes its own snapshot leaves `snap.*.generating`, on which the next opening fails. So such
 //!   files are deleted first: they are never complete.
 //! * Calls block and may collect garbage for a while. So they are made from a thread of their own: see `disk`.
+//! * After one failed write it has to be opened anew. So room is taken from the disk ahead of its writes.
 
 use std::{
     fs::{self, File},
     io,
-    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use thiserror::Error;
+use super::{
+    directory::{reserve, sync_directory},
+    engine::{Each, Engine, EngineError, Record, Space, VALUE_BYTES_MAX, Writes},
+};
 
-/// Longest value: sixteen of them in a leaf stay under a quarter of a segment.
-pub(crate) const VALUE_BYTES_MAX: usize = 128 * 1024;
 /// The largest that sled allows; cannot change once a database exists.
 const SEGMENT_BYTES: usize = 16 << 20;
 /// A bound for sled's page cache; the process holds about twice as much.
 const CACHE_BYTES: u64 = 32 << 20;
-/// Also drives sled's collection of garbage, which is why it is not switched off although every write is flushed.
+/// Also drives sled's collection of garbage, which is why it is not switched off although what matters is flushed.
 const FLUSH_EVERY_MS: u64 = 1000;
-
-/// Which table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Space {
-    /// Entries by index.
-    Log,
-    /// Vote, purge marker, format, node id.
-    Meta,
-    /// The catalogue's records with the marker of what is applied.
-    Catalogue,
-}
-
-/// Changes of one table that happen together.
-#[derive(Debug, Default)]
-pub(crate) struct Writes {
-    changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-}
-
-impl Writes {
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.changes.push((key, Some(value)));
-    }
-
-    pub(crate) fn delete(&mut self, key: Vec<u8>) {
-        self.changes.push((key, None));
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
-    }
-}
-
-/// Why the database could not do it.
-#[derive(Debug, Error)]
-pub(crate) enum EngineError {
-    #[error("database in {} failed", path.display())]
-    Database { path: PathBuf, source: sled::Error },
-    #[error("{} is not accessible", path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error("record of {bytes} bytes is over the limit of {VALUE_BYTES_MAX}")]
-    TooLarge { bytes: usize },
-}
-
-/// A key and its value.
-pub(crate) type Record = (Vec<u8>, Vec<u8>);
-/// Is shown keys and values until it says stop.
-pub(crate) type Each<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
-
-/// What is asked of a database. Every method blocks.
-pub(crate) trait Engine: Send + 'static {
-    /// The value of a key.
-    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
-    /// Shows entries from `from` on in key order until told to stop.
-    fn scan(&self, space: Space, from: &[u8], each: &mut Each<'_>) -> Result<(), EngineError>;
-    /// The entry with the greatest key.
-    fn last(&self, space: Space) -> Result<Option<Record>, EngineError>;
-    /// Makes the changes, all or none. Durable after the next `sync`, in the order of the calls.
-    fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError>;
-    /// Returns when everything written so far survives a cut of the disk.
-    fn sync(&self) -> Result<(), EngineError>;
-    /// Empties a table. Not atomic.
-    fn clear(&self, space: Space) -> Result<(), EngineError>;
-}
+/// Room taken ahead of the end of sled's file: two segments.
+const RESERVE_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 
 /// sled under the rules above.
-pub(crate) struct Sled {
+pub struct Sled {
     path: PathBuf,
     database: sled::Db,
     log: sled::Tree,
@@ -104,17 +41,20 @@ pub(crate) struct Sled {
 }
 
 impl Sled {
-    /// Opens the database in `path`, or makes one.
-    pub(crate) fn open(path: &Path) -> Result<Self, EngineError> {
+    /// Opens the database in `path`, or makes one. Blocks.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or another process uses it.
+    pub fn open(path: &Path) -> Result<Self, EngineError> {
         let file_error = |at: &Path| {
             let path = at.to_owned();
             move |source| EngineError::File { path, source }
         };
         fs::create_dir_all(path).map_err(file_error(path))?;
         delete_unfinished(path).map_err(file_error(path))?;
-        let failed = |source| EngineError::Database {
+        let failed = |source: sled::Error| EngineError::Database {
             path: path.to_owned(),
-            source,
+            source: source.into(),
         };
         let database = sled::Config::default()
             .path(path)
@@ -157,7 +97,17 @@ impl Sled {
     fn failed(&self, source: sled::Error) -> EngineError {
         EngineError::Database {
             path: self.path.clone(),
-            source,
+            source: source.into(),
+        }
+    }
+}
+
+/// sled panics when it is dropped over a disk that has failed. Where a panic is the end of the process, it is left to the
+/// end of the process, which follows in order.
+impl Drop for Sled {
+    fn drop(&mut self) {
+        if cfg!(panic = "abort") && self.sync().is_err() {
+            std::mem::forget(self.database.clone());
         }
     }
 }
@@ -185,7 +135,7 @@ impl Engine for Sled {
 
     fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError> {
         let mut batch = sled::Batch::default();
-        for (key, value) in writes.changes {
+        for (key, value) in writes.into_changes() {
             match value {
                 Some(value) if value.len() > VALUE_BYTES_MAX + 4096 => {
                     // Room for the entry's own header around commands of the maximal size.
@@ -209,6 +159,15 @@ impl Engine for Sled {
     fn clear(&self, space: Space) -> Result<(), EngineError> {
         self.tree(space).clear().map_err(|error| self.failed(error))
     }
+
+    fn reserve(&self) -> Result<(), EngineError> {
+        let file_error = |source| EngineError::File {
+            path: self.path.join("db"),
+            source,
+        };
+        let length = self.file.metadata().map_err(file_error)?.len();
+        reserve(&self.file, length + RESERVE_BYTES).map_err(file_error)
+    }
 }
 
 /// Deletes what sled left when it was cut off while it wrote its own snapshot.
@@ -222,13 +181,10 @@ fn delete_unfinished(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes creations, renames and removals in a directory durable.
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
+
     use super::*;
 
     fn all(engine: &Sled, space: Space) -> Vec<(Vec<u8>, Vec<u8>)> {
