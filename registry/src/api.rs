@@ -9,7 +9,7 @@ mod outward;
 mod register;
 pub mod watch;
 
-pub(crate) use admin::{Admin, AdminApi};
+pub(crate) use admin::{Admin, AdminApi, diagnose::DIAGNOSES_MAX};
 pub(crate) use certificate::{CertificateApi, OPERATOR_LIFETIME};
 pub(crate) use http::pages;
 pub(crate) use join::Joins;

@@ -1,7 +1,11 @@
 //! Builds a node: opens its replica, binds its listeners, and wires what others only know as a trait or a handle. The only
 //! file that knows everybody; decides nothing itself.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use mesh::{
     dns,
@@ -19,7 +23,7 @@ use proto::{
     admin::v1::{self as admin_pb, admin_server::AdminServer},
     registry::v1::{certificates_server::CertificatesServer, register_server::RegisterServer},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
@@ -28,6 +32,7 @@ use crate::{
     catalog::{Command, Reply},
     config::Config,
     federation::{self, Federation},
+    gauges::Gauges,
     ingest::{Agents, Expiry},
     metrics::Meters,
     node::{self, Card, Disk, Error, Renewal},
@@ -35,8 +40,6 @@ use crate::{
     watch::Hub,
 };
 
-/// How often the gauges are taken.
-const GAUGES: Duration = Duration::from_secs(1);
 /// On top of the streams' own deadline: the replica closes its database last.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -52,6 +55,10 @@ pub(crate) struct Parts {
     pub(crate) federation: Federation,
     pub(crate) meters: Meters,
     pub(crate) tasks: Tasks,
+    /// Where this node listens, once it does.
+    pub(crate) addresses: OnceLock<Addresses>,
+    /// Room for those who look for what is wrong.
+    pub(crate) diagnosing: Semaphore,
 }
 
 impl Parts {
@@ -71,6 +78,7 @@ impl Parts {
             .into_iter()
             .map(|subscriber| admin_pb::Subscriber {
                 name: subscriber.name,
+                version: subscriber.version,
                 acknowledged_revision: subscriber.acknowledged.0,
                 lag_ms: u64::try_from(subscriber.lag.as_millis()).unwrap_or(u64::MAX),
             })
@@ -231,10 +239,14 @@ async fn assemble(config: Config, card: Card, disk: Disk, tasks: Tasks) -> Resul
         meters,
         tasks: tasks.clone(),
         config,
+        addresses: OnceLock::new(),
+        diagnosing: Semaphore::new(api::DIAGNOSES_MAX),
     });
     let dns = serve_dns(&parts, &metrics).await?;
     let addresses = bound.serve(&parts, &metrics, &ready, dns)?;
-    watch_over(&parts, &ready);
+    // Set once, here.
+    let _ = parts.addresses.set(addresses);
+    watch_over(&parts, &ready, &metrics);
     tasks.spawn(
         "metrics-upkeep",
         OnExit::Ignore,
@@ -367,10 +379,14 @@ async fn serve_dns(parts: &Arc<Parts>, metrics: &Metrics) -> Result<SocketAddr, 
 }
 
 /// The tasks that live as long as the node.
-fn watch_over(parts: &Arc<Parts>, ready: &Ready) {
+fn watch_over(parts: &Arc<Parts>, ready: &Ready, metrics: &Metrics) {
     let tasks = &parts.tasks;
     tasks.spawn("renewal", OnExit::StopProcess, Renewal::new(Arc::clone(parts)).run());
-    tasks.spawn("gauges", OnExit::StopProcess, gauges(Arc::clone(parts)));
+    tasks.spawn(
+        "gauges",
+        OnExit::StopProcess,
+        Gauges::new(Arc::clone(parts), metrics).run(),
+    );
     let pending = ready.hold("a leader and the region's catalogue");
     let (parts, stop) = (Arc::clone(parts), tasks.stop().clone());
     tasks.spawn("first-read", OnExit::Ignore, async move {
@@ -394,25 +410,5 @@ async fn until(stop: Stop, work: impl Future<Output = ()>) {
     tokio::select! {
         () = stop.ordered() => {}
         () = work => {}
-    }
-}
-
-async fn gauges(parts: Arc<Parts>) {
-    let stop = parts.tasks.stop().clone();
-    let mut tick = tokio::time::interval(GAUGES);
-    loop {
-        tokio::select! {
-            () = stop.ordered() => return,
-            _ = tick.tick() => {}
-        }
-        let (position, state, meters) = (parts.replica.position(), parts.replica.state(), &parts.meters);
-        meters.is_leader.set(f64::from(u8::from(position.is_leader)));
-        meters.revision.set(position.revision.0 as f64);
-        meters.services.set(state.service_count() as f64);
-        meters.endpoints.set(state.all_endpoints().count() as f64);
-        meters.unverified.set(state.unverified_count() as f64);
-        meters.peers.set(state.peers().count() as f64);
-        let connected = state.region_statuses().filter(|status| status.connected).count();
-        meters.peers_connected.set(connected as f64);
     }
 }

@@ -11,6 +11,7 @@ pub mod import;
 mod join;
 mod link;
 pub mod merge;
+mod meters;
 mod server;
 mod session;
 mod slot;

@@ -9,6 +9,7 @@ pub mod authority;
 pub mod catalog;
 pub mod config;
 pub mod federation;
+mod gauges;
 mod ingest;
 mod metrics;
 mod node;

@@ -39,6 +39,12 @@ pub(crate) struct Handles {
     pub(crate) admin_calls: Counter,
     pub(crate) admin_refused: Counter,
     pub(crate) certificate_not_after: Gauge,
+    pub(crate) authority_not_after: Gauge,
+    pub(crate) gateways_ready: Gauge,
+    pub(crate) exports: Gauge,
+    pub(crate) drills: Gauge,
+    pub(crate) drill_age: Gauge,
+    pub(crate) subscriber_lag: Gauge,
 }
 
 impl Meters {
@@ -106,8 +112,26 @@ impl Meters {
                 "calls of the operator's API that failed or were not allowed",
             ),
             certificate_not_after: gauge(
-                "isthmus_registry_certificate_not_after",
+                "isthmus_registry_certificate_not_after_timestamp_seconds",
                 "end of this node's own certificate, unix seconds",
+            ),
+            authority_not_after: gauge(
+                "isthmus_registry_authority_not_after_timestamp_seconds",
+                "end of the region's issuing certificate, unix seconds",
+            ),
+            gateways_ready: gauge(
+                "isthmus_registry_gateways_ready",
+                "gateways of this region that are ready",
+            ),
+            exports: gauge("isthmus_registry_exports", "services that are offered to peers"),
+            drills: gauge("isthmus_registry_drills", "failover drills that bend routing now"),
+            drill_age: gauge(
+                "isthmus_registry_drill_age_seconds",
+                "how long the oldest running drill has been seen by this node",
+            ),
+            subscriber_lag: gauge(
+                "isthmus_watch_subscriber_lag_seconds",
+                "how long the slowest subscriber of this node has owed an acknowledgement",
             ),
         };
         Self {

@@ -37,6 +37,7 @@ impl Watcher {
             interest: Some(interest),
             held,
             subscriber: "story".to_owned(),
+            version: String::new(),
         };
         requests.send(request(Kind::Start(start))).await.unwrap();
         let updates = client

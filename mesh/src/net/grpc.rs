@@ -3,11 +3,13 @@
 
 mod client;
 mod connection;
+mod reach;
 mod server;
 
 use std::net::SocketAddr;
 
 pub use client::{Credentials, DialError, Timeouts, connect_any, dial};
+pub use reach::{Unreached, reach, reach_port};
 pub use server::{Serve, serve};
 
 use crate::identity::{Role, SpiffeId, TrustDomain, system};

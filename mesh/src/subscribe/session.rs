@@ -297,6 +297,7 @@ impl Follower {
             interest: Some(interest.to_wire()),
             held: resumes.then(|| view.held().into()),
             subscriber: self.settings.subscriber.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         drop(view);
         // The queue is new and its reader lives in the call below.

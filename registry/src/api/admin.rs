@@ -2,6 +2,7 @@
 //! which truth it answers from, and that a refusal names the field and the fix. The HTTP mirror calls the same functions.
 
 mod catalogue;
+pub(crate) mod diagnose;
 mod drills;
 mod exports;
 mod nodes;
@@ -178,6 +179,7 @@ macro_rules! methods {
 
 methods! {
     get_status(pb::StatusRequest) -> pb::Status: Read;
+    diagnose(pb::DiagnoseRequest) -> pb::NodeFacts: Read;
     list_services(pb::ListServicesRequest) -> pb::ServiceList: Read;
     list_endpoints(pb::ListEndpointsRequest) -> pb::EndpointList: Read;
     resolve(pb::ResolveRequest) -> pb::ResolveReply: Read;

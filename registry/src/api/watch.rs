@@ -64,9 +64,13 @@ impl Watch for WatchService {
             return Err(Status::invalid_argument("the first message must be start"));
         };
         let scope = scope(start.interest.unwrap_or_default(), role)?;
-        let ticket = self.hub.subscribers().enter(&start.subscriber).ok_or_else(|| {
-            Status::resource_exhausted("this node has as many subscribers as it takes; ask another node")
-        })?;
+        let ticket = self
+            .hub
+            .subscribers()
+            .enter(&start.subscriber, &start.version)
+            .ok_or_else(|| {
+                Status::resource_exhausted("this node has as many subscribers as it takes; ask another node")
+            })?;
         let stream = Stream {
             subscriber: Subscriber::new(&self.hub, scope, start.held.map(Into::into)),
             ticket,

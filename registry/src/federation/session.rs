@@ -113,6 +113,7 @@ impl Session {
         let hello = Hello {
             card: Some(card.into()),
             held: held.map(Into::into),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         send(out, Kind::Hello(hello)).await?;
         let first = tokio::select! {
@@ -127,7 +128,7 @@ impl Session {
             .card
             .ok_or_else(|| SessionError::Protocol("its hello has no card".into()))?;
         self.note_card(&peer.record, card.try_into()?).await?;
-        self.place.connected(clock::wall());
+        self.place.connected(clock::wall(), &hello.version);
         Ok((held, hello.held.map(Into::into)))
     }
 
@@ -208,10 +209,19 @@ impl Session {
                     self.place.acknowledged(held.revision);
                     acks.send_replace(held);
                 }
-                Some(Kind::Ping(ping)) => send(out, Kind::Pong(ping)).await?,
+                Some(Kind::Ping(mut ping)) => {
+                    ping.answered_at_ms = clock::wall().0;
+                    send(out, Kind::Pong(ping)).await?;
+                }
                 Some(Kind::Pong(pong)) => {
                     if let Ok(micros) = u64::try_from(micros_now().saturating_sub(pong.sent_at_us)) {
-                        self.place.round_trip(Duration::from_micros(micros));
+                        let trip = Duration::from_micros(micros);
+                        self.place.round_trip(trip);
+                        if pong.answered_at_ms != 0 {
+                            // It was answered halfway, as far as one end can know.
+                            let then = clock::wall().0 - i64::try_from(trip.as_millis() / 2).unwrap_or(0);
+                            self.place.clock_ahead(pong.answered_at_ms.saturating_sub(then));
+                        }
                     }
                 }
                 Some(Kind::Hello(_)) => return Err(SessionError::Protocol("a second hello".into())),
@@ -230,14 +240,17 @@ impl Session {
         let mut subscriber = Subscriber::new(&self.shared.hub, Scope::ExportedTo(self.peer.clone()), theirs);
         loop {
             let update = subscriber.next().await.ok_or(SessionError::Stopped)?;
-            let held = update.held;
+            let (held, committed_at) = (update.held, update.committed_at);
             for chunk in chunks(update) {
                 send(out, Kind::Update(chunk)).await?;
             }
+            self.place.meters().sent(committed_at, clock::wall());
+            let sent = clock::now();
             acked
                 .wait_for(|acked| *acked == held)
                 .await
                 .map_err(|_| SessionError::Closed)?;
+            self.place.meters().answered(sent);
         }
     }
 
@@ -251,7 +264,7 @@ impl Session {
             if update.region != self.peer {
                 return Err(SessionError::Protocol(format!("an update of region {}", update.region)));
             }
-            let held = update.held;
+            let (held, committed_at, arrived) = (update.held, update.committed_at, clock::now());
             if !is_skipped(&update, committed) {
                 let owned: Vec<Key> = self.shared.hub.state().imported_keys(&self.peer);
                 for set in import::sets(&self.peer, update, committed, &owned) {
@@ -262,6 +275,8 @@ impl Session {
                     .await?;
                 }
                 committed = Some(held);
+                let meters = self.place.meters();
+                meters.committed(arrived, committed_at, clock::wall());
             }
             send(out, Kind::Ack(held.into())).await?;
         }
@@ -341,7 +356,11 @@ async fn ping(out: &mpsc::Sender<PeerMessage>) -> Result<(), SessionError> {
     loop {
         tick.tick().await;
         let sent_at_us = micros_now();
-        send(out, Kind::Ping(Ping { sent_at_us })).await?;
+        let ping = Ping {
+            sent_at_us,
+            answered_at_ms: 0,
+        };
+        send(out, Kind::Ping(ping)).await?;
     }
 }
 

@@ -11,10 +11,9 @@ use mesh::{
     ops::Metrics,
     runtime::Stop,
 };
-use metrics::{Counter, Gauge};
 use tokio::sync::watch;
 
-use super::freshness::Seen;
+use super::{freshness::Seen, meters::Meters};
 
 /// A stream that was heard more recently than this is alive: pings come every second.
 const ALIVE: Duration = Duration::from_secs(3);
@@ -32,6 +31,10 @@ pub struct PeerStatus {
     pub acknowledged: Revision,
     /// Why the last attempt or stream ended; empty while connected.
     pub last_error: String,
+    /// Of the program at the other end; empty when it is not known.
+    pub version: String,
+    /// How far the peer's clock is ahead of this node's, in milliseconds, by the last ping.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Slots by peer.
@@ -70,8 +73,7 @@ pub(crate) struct Slot {
     /// Guards plain fields only.
     inner: Mutex<Inner>,
     taken: watch::Sender<bool>,
-    connected: Gauge,
-    sessions: Counter,
+    pub(super) meters: Meters,
 }
 
 #[derive(Default)]
@@ -98,20 +100,10 @@ pub(crate) struct Place {
 
 impl Slot {
     fn new(peer: &RegionId, metrics: &Metrics) -> Self {
-        let label = [("peer", peer.as_str())];
         Self {
             inner: Mutex::default(),
             taken: watch::Sender::new(false),
-            connected: metrics.gauge(
-                "isthmus_federation_connected",
-                "1 while this node has a stream to the peer",
-                &label,
-            ),
-            sessions: metrics.counter(
-                "isthmus_federation_streams_total",
-                "streams to the peer that were begun",
-                &label,
-            ),
+            meters: Meters::new(peer, metrics),
         }
     }
 
@@ -149,7 +141,7 @@ impl Slot {
         });
         drop(inner);
         self.taken.send_replace(true);
-        self.sessions.increment(1);
+        self.meters.sessions.increment(1);
         let slot = Arc::clone(self);
         Some(Place { slot, number, stop })
     }
@@ -189,14 +181,20 @@ impl Place {
         }
     }
 
+    /// For what its stream counts.
+    pub(super) fn meters(&self) -> &Meters {
+        &self.slot.meters
+    }
+
     /// Both sides have introduced themselves.
-    pub(crate) fn connected(&self, now: Timestamp) {
+    pub(crate) fn connected(&self, now: Timestamp, version: &str) {
         self.with(|status| {
             status.connected = true;
+            status.version = version.chars().take(32).collect();
             status.heard_at = Some(now);
             status.last_error.clear();
         });
-        self.slot.connected.set(1.0);
+        self.slot.meters.connected.set(1.0);
     }
 
     /// A message came.
@@ -210,7 +208,15 @@ impl Place {
         self.with(|status| {
             let smooth = status.round_trip.map_or(sample, |old| (old * 7 + sample) / 8);
             status.round_trip = Some(smooth);
+            self.slot.meters.round_trip(smooth);
         });
+    }
+
+    /// The peer's clock is so far ahead of this node's.
+    pub(crate) fn clock_ahead(&self, ahead_ms: i64) {
+        self.with(|status| status.clock_ahead_ms = Some(ahead_ms));
+        #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+        self.slot.meters.clock_ahead.set(ahead_ms as f64 / 1e3);
     }
 
     /// The peer has committed up to here.
@@ -234,7 +240,7 @@ impl Drop for Place {
             inner.active = None;
             inner.status.connected = false;
             drop(inner);
-            self.slot.connected.set(0.0);
+            self.slot.meters.connected.set(0.0);
             self.slot.taken.send_replace(false);
         }
     }
@@ -262,7 +268,7 @@ mod tests {
             let other = |dialler: &RegionId| if *dialler == eu { us.clone() } else { eu.clone() };
             let stop = Stop::default();
             let old = slot.enter(first, &other(first), &stop, now).unwrap();
-            old.connected(Timestamp(now.0 - age));
+            old.connected(Timestamp(now.0 - age), "");
             let new = slot.enter(second, &other(second), &stop, now);
             assert_eq!(new.is_some(), takes, "{first} {age} {second}");
             assert_eq!(old.stop.is_ordered(), takes);
@@ -283,7 +289,7 @@ mod tests {
         let (slot, stop) = (slots.of(&region("us")), Stop::default());
         let old = slot.enter(&region("us"), &region("eu"), &stop, Timestamp(0)).unwrap();
         let new = slot.enter(&region("us"), &region("eu"), &stop, Timestamp(0)).unwrap();
-        new.connected(Timestamp(5));
+        new.connected(Timestamp(5), "");
         old.ended("replaced");
         assert!(slot.status().connected && slot.status().last_error.is_empty());
     }

@@ -237,6 +237,7 @@ impl Wire {
         let hello = Hello {
             card: Some(card.into()),
             held: held.map(Into::into),
+            version: String::new(),
         };
         let kind = Some(Kind::Hello(hello));
         out.send(PeerMessage { kind }).await.unwrap();

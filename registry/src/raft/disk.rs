@@ -154,6 +154,7 @@ pub(crate) struct Disk {
     pace: Option<Arc<dyn Pace>>,
     free: Arc<Free>,
     sync_seconds: Histogram,
+    apply_seconds: Histogram,
 }
 
 /// How much room there is.
@@ -178,6 +179,11 @@ impl Disk {
                 pretended: Default::default(),
             }),
             sync_seconds: metrics.histogram("isthmus_raft_sync_seconds", "time of one append with its flush", &[]),
+            apply_seconds: metrics.histogram(
+                "isthmus_raft_apply_seconds",
+                "time to apply the committed entries at hand to the catalogue and its records",
+                &[],
+            ),
         };
         disk.look();
         Ok(disk)
@@ -231,6 +237,11 @@ impl Disk {
     /// For [`Disk::timed_sync`] inside a job.
     pub(crate) fn sync_seconds(&self) -> Histogram {
         self.sync_seconds.clone()
+    }
+
+    /// For the state machine.
+    pub(crate) fn apply_seconds(&self) -> &Histogram {
+        &self.apply_seconds
     }
 
     /// Looks how much room there is; blocks as briefly as a system call.

@@ -13,6 +13,8 @@ use super::core::Core;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often the room on the disk is looked at and the gauges are set.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Longer than an election, shorter than an operator's patience.
+const QUORUM_SILENCE: Duration = Duration::from_secs(5);
 /// Follows Raft's own state: who leads, whether it failed, whether this node still belongs to the group.
 pub(crate) struct Keeper {
     core: Arc<Core>,
@@ -20,6 +22,10 @@ pub(crate) struct Keeper {
     term: Gauge,
     applied: Gauge,
     free: Gauge,
+    reserve: Gauge,
+    has_quorum: Gauge,
+    nodes: Gauge,
+    unreachable: Gauge,
     was_short: bool,
 }
 
@@ -30,7 +36,23 @@ impl Keeper {
             is_leader: metrics.gauge("isthmus_raft_is_leader", "1 on the leader", &[]),
             term: metrics.gauge("isthmus_raft_term", "the term of the group", &[]),
             applied: metrics.gauge("isthmus_raft_applied_revision", "the newest revision applied here", &[]),
-            free: metrics.gauge("isthmus_raft_disk_free_mib", "room left for the data directory", &[]),
+            free: metrics.gauge("isthmus_raft_disk_free_bytes", "room left for the data directory", &[]),
+            reserve: metrics.gauge(
+                "isthmus_raft_disk_reserve_bytes",
+                "writes are refused while less is free",
+                &[],
+            ),
+            has_quorum: metrics.gauge(
+                "isthmus_raft_has_quorum",
+                "1 while a leader that a majority answers was heard in the last seconds",
+                &[],
+            ),
+            nodes: metrics.gauge("isthmus_raft_nodes", "nodes of the region's group", &[]),
+            unreachable: metrics.gauge(
+                "isthmus_raft_nodes_unreachable",
+                "nodes that do not answer this one; only the leader knows of all",
+                &[],
+            ),
             was_short: false,
         }
     }
@@ -101,7 +123,15 @@ impl Keeper {
         self.is_leader.set(f64::from(u8::from(position.is_leader)));
         self.term.set(position.term as f64);
         self.applied.set(position.revision.0 as f64);
-        self.free.set(self.core.disk.free_mib() as f64);
+        self.free.set((self.core.disk.free_mib() << 20) as f64);
+        self.reserve.set((self.core.settings.disk_reserve_mib << 20) as f64);
+        let age = position.leader.and(position.age);
+        let has_quorum = age.is_some_and(|age| age < QUORUM_SILENCE);
+        self.has_quorum.set(f64::from(u8::from(has_quorum)));
+        let nodes = self.core.nodes();
+        self.nodes.set(nodes.len() as f64);
+        let unreachable = nodes.iter().filter(|node| node.reachable == Some(false)).count();
+        self.unreachable.set(unreachable as f64);
         match self.core.room() {
             Err(full) if !self.was_short => warn!(%full, "writes are refused until there is room; reads go on"),
             Ok(()) if self.was_short => info!("there is room again; writes are taken"),

@@ -7,7 +7,10 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use arc_swap::ArcSwap;
-use mesh::model::{Revision, Timestamp};
+use mesh::{
+    model::{Revision, Timestamp},
+    runtime::clock,
+};
 use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError, storage::RaftStateMachine};
 use tokio::sync::watch;
 
@@ -166,6 +169,7 @@ impl StateMachine {
     }
 
     async fn apply_some(&mut self, entries: Vec<Entry>, replies: &mut Vec<Vec<Reply>>) -> Result<(), StorageError> {
+        let begun = clock::now();
         let (mut writes, mut steps) = (Vec::new(), Vec::new());
         for entry in entries {
             let (mut step, local) = self.step(entry)?;
@@ -180,6 +184,7 @@ impl StateMachine {
             })
             .await;
         written.map_err(|error| StorageIOError::apply(self.last.unwrap_or_default(), any(&error)))?;
+        self.disk.apply_seconds().record(begun.elapsed().as_secs_f64());
         for (step, local) in steps {
             self.show(local, step.changes, false);
             replies.push(step.replies);

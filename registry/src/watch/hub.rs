@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use mesh::{
     model::{Held, Revision, View},
     ops::Metrics,
-    runtime::{OnExit, Tasks},
+    runtime::{OnExit, Tasks, clock},
     subscribe::{Publisher, Views},
 };
-use metrics::Gauge;
+use metrics::{Gauge, Histogram};
 use tokio::sync::watch;
 
 use super::{History, Publish, Published, Scope, status::Subscribers};
@@ -45,6 +45,7 @@ pub struct Hub {
     moments: watch::Sender<Arc<Moment>>,
     subscribers: Arc<Subscribers>,
     revision: Gauge,
+    publish: Histogram,
     /// The own view's reading end, once it was asked for.
     views: Mutex<Option<Views>>,
 }
@@ -64,6 +65,11 @@ impl Hub {
             revision: metrics.gauge(
                 "isthmus_registry_revision",
                 "revision of the catalogue on this node",
+                &[],
+            ),
+            publish: metrics.histogram(
+                "isthmus_watch_commit_to_published_seconds",
+                "from the proposal of a change to its publication on this node; clocks of two nodes are compared",
                 &[],
             ),
             views: Mutex::new(None),
@@ -138,7 +144,7 @@ fn follow(view: &View, moment: &Moment) -> Option<View> {
 
 impl Publish for Hub {
     fn publish(&self, published: Published) {
-        let revision = published.revision;
+        let (revision, at, is_news) = (published.revision, published.at, !published.reset);
         self.moments.send_modify(|moment| {
             let mut history = moment.history.clone();
             // A new life's revisions cannot be compared with the old one's.
@@ -155,5 +161,8 @@ impl Publish for Hub {
         });
         #[expect(clippy::cast_precision_loss, reason = "a gauge; exact up to 2^53 entries")]
         self.revision.set(revision.0 as f64);
+        if is_news && at.0 > 0 {
+            self.publish.record(clock::wall().since(at).as_secs_f64());
+        }
     }
 }

@@ -25,6 +25,8 @@ const AWAITED_MAX: usize = 256;
 pub struct SubscriberStatus {
     /// What it calls itself.
     pub name: String,
+    /// Of its program; empty when it does not say.
+    pub version: String,
     /// What it has applied.
     pub acknowledged: Revision,
     /// How long ago the oldest update was sent that it has not acknowledged; zero when it has them all.
@@ -38,12 +40,14 @@ pub struct Subscribers {
     table: Mutex<BTreeMap<u64, Row>>,
     next: AtomicU64,
     count: Gauge,
+    sent: Histogram,
     applied: Histogram,
 }
 
 #[derive(Debug)]
 struct Row {
     name: String,
+    version: String,
     acknowledged: Revision,
     /// Revision, time of sending and of the oldest change, of updates that are not acknowledged yet.
     awaited: BTreeMap<Revision, (Timestamp, Option<Timestamp>)>,
@@ -55,9 +59,14 @@ impl Subscribers {
             table: Mutex::default(),
             next: AtomicU64::new(1),
             count: metrics.gauge("isthmus_watch_subscribers", "open subscriptions on this node", &[]),
+            sent: metrics.histogram(
+                "isthmus_watch_commit_to_sent_seconds",
+                "from the proposal of a change to its way to a subscriber; clocks of two nodes are compared",
+                &[],
+            ),
             applied: metrics.histogram(
                 "isthmus_watch_commit_to_applied_seconds",
-                "from the proposal of a change to its application by a subscriber",
+                "from the proposal of a change to its application by a subscriber; clocks of two machines are compared",
                 &[],
             ),
         })
@@ -65,7 +74,7 @@ impl Subscribers {
 
     /// Enters a subscriber; none at the bound. It is struck out when the ticket is dropped.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, name: &str) -> Option<Ticket> {
+    pub fn enter(self: &Arc<Self>, name: &str, version: &str) -> Option<Ticket> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut table = self.lock();
         if table.len() >= SUBSCRIBERS_MAX {
@@ -74,6 +83,7 @@ impl Subscribers {
         let row = Row {
             // For people: a name needs no more.
             name: name.chars().take(128).collect(),
+            version: version.chars().take(32).collect(),
             acknowledged: Revision(0),
             awaited: BTreeMap::new(),
         };
@@ -89,15 +99,17 @@ impl Subscribers {
         let table = self.lock();
         let rows = table.values().map(|row| SubscriberStatus {
             name: row.name.clone(),
+            version: row.version.clone(),
             acknowledged: row.acknowledged,
-            lag: row
-                .awaited
-                .values()
-                .map(|(sent_at, _)| now.since(*sent_at))
-                .max()
-                .unwrap_or_default(),
+            lag: row.lag(now),
         });
         rows.collect()
+    }
+
+    /// That of the slowest subscriber.
+    #[must_use]
+    pub fn lag_max(&self, now: Timestamp) -> Duration {
+        self.lock().values().map(|row| row.lag(now)).max().unwrap_or_default()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Row>> {
@@ -106,6 +118,13 @@ impl Subscribers {
 
     fn show(&self, count: usize) {
         self.count.set(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
+impl Row {
+    fn lag(&self, now: Timestamp) -> Duration {
+        let oldest = self.awaited.values().map(|(sent_at, _)| now.since(*sent_at)).max();
+        oldest.unwrap_or_default()
     }
 }
 
@@ -119,6 +138,9 @@ pub struct Ticket {
 impl Ticket {
     /// An update was sent.
     pub fn sent(&self, held: Held, sent_at: Timestamp, committed_at: Option<Timestamp>) {
+        if let Some(committed_at) = committed_at {
+            self.subscribers.sent.record(sent_at.since(committed_at).as_secs_f64());
+        }
         if let Some(row) = self.subscribers.lock().get_mut(&self.id)
             && row.awaited.len() < AWAITED_MAX
         {

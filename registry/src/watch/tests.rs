@@ -439,7 +439,7 @@ fn a_large_update_travels_in_chunks_that_add_up() {
 fn acknowledgements_show_who_is_how_far() {
     let fixture = busy();
     let subscribers = fixture.hub.subscribers();
-    let ticket = subscribers.enter("proxy/w1").unwrap();
+    let ticket = subscribers.enter("proxy/w1", "0.1.0").unwrap();
     let held = |revision| Held {
         incarnation: Incarnation(7),
         revision: Revision(revision),

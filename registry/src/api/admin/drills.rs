@@ -108,7 +108,7 @@ impl Admin {
     }
 }
 
-fn outward(drill: &Drill) -> pb::Drill {
+pub(super) fn outward(drill: &Drill) -> pb::Drill {
     pb::Drill {
         ends_at_ms: drill.ends_at.0,
         lease_ms: saturating_ms(drill.lease.as_millis()),

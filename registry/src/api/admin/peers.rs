@@ -55,6 +55,8 @@ impl Admin {
             imported_endpoints: state.imported_endpoint_count(&record.region) as u64,
             acknowledged_revision: link.acknowledged.0,
             last_error: link.last_error,
+            version: link.version,
+            clock_ahead_ms: link.clock_ahead_ms,
             import: Some(policy_outward(&record.region, &record.import)),
         }
     }

@@ -52,7 +52,7 @@ impl Admin {
     }
 }
 
-fn node(status: NodeStatus) -> pb::Node {
+pub(super) fn node(status: NodeStatus) -> pb::Node {
     pb::Node {
         id: status.id.0,
         raft_address: status.node.raft_address,

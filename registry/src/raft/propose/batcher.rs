@@ -38,6 +38,7 @@ pub(crate) struct Batcher {
     carried: Option<Proposal>,
     commands: Counter,
     entries: Counter,
+    queued: Histogram,
     seconds: Histogram,
 }
 
@@ -57,7 +58,16 @@ impl Batcher {
                 "batches of commands that this leader wrote",
                 &[],
             ),
-            seconds: metrics.histogram("isthmus_raft_commit_seconds", "time from proposal to answer", &[]),
+            queued: metrics.histogram(
+                "isthmus_raft_queue_seconds",
+                "from a proposal to the batch that takes it up",
+                &[],
+            ),
+            seconds: metrics.histogram(
+                "isthmus_raft_commit_seconds",
+                "from a proposal to its answer: committed, and applied on the leader",
+                &[],
+            ),
         }
     }
 
@@ -74,6 +84,9 @@ impl Batcher {
                 },
             };
             let batch = self.fill(first);
+            for proposal in &batch {
+                self.queued.record(proposal.begun.elapsed().as_secs_f64());
+            }
             tokio::select! {
                 // What is under way is answered `Stopped` by the drop of its reply.
                 () = stop.ordered() => break,
