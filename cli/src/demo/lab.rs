@@ -13,7 +13,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use formation::{export, join_token, set_tenant, view};
+pub(crate) use formation::set_tenant;
+pub use formation::{export, join_token, view};
 pub use ports::Ports;
 pub use process::{Kind, Process, get};
 pub use region::{Caller, Gateway, Node, Region, Sidecar};
@@ -35,6 +36,8 @@ pub struct Spec {
     pub callers: Vec<String>,
     /// What the daemons log.
     pub log: String,
+    /// More settings of the registry nodes, as TOML tables; usually none.
+    pub settings: String,
 }
 
 impl Spec {
@@ -49,6 +52,7 @@ impl Spec {
             workloads: 2,
             callers: names(&["acme", "globex"]),
             log: "info".to_owned(),
+            settings: String::new(),
         }
     }
 

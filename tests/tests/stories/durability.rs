@@ -18,6 +18,7 @@ async fn acknowledged_write_survives_kill_9_of_every_node() {
         workloads: 0,
         callers: Vec::new(),
         log: "warn".to_owned(),
+        settings: String::new(),
     };
     let mut lab = Lab::plan(&folder.path().join("lab"), &spec).unwrap();
     lab.form(|_| {}).await.unwrap();

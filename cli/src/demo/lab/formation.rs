@@ -56,21 +56,8 @@ impl Lab {
 
     async fn peer(&self) -> Outcome {
         for (at, one) in self.regions.iter().enumerate() {
-            let inviter = one.admin().await?;
             for other in &self.regions[at + 1..] {
-                let request = CreatePeerTokenRequest {
-                    ttl_seconds: TOKEN_TTL_SECONDS,
-                    for_region: other.name.clone(),
-                };
-                let token = inviter
-                    .call(|mut admin| async move { admin.create_peer_token(request).await })
-                    .await?
-                    .token;
-                let joiner = other.admin().await?;
-                joiner
-                    .call(|mut admin| async move { admin.join_peer(JoinPeerRequest { token }).await })
-                    .await
-                    .map_err(|failure| failure.while_doing(format!("{} does not join {}", other.name, one.name)))?;
+                one.peer_with(other).await?;
             }
         }
         Ok(())
@@ -145,7 +132,7 @@ pub(crate) async fn set_tenant(admin: &Client, name: &str, requests_per_second: 
 ///
 /// # Errors
 /// What the registry answers.
-pub(crate) async fn export(admin: &Client, service: &str) -> Outcome {
+pub async fn export(admin: &Client, service: &str) -> Outcome {
     let export = Export {
         service: service.to_owned(),
         to_all: true,
@@ -161,7 +148,7 @@ pub(crate) async fn export(admin: &Client, service: &str) -> Outcome {
 ///
 /// # Errors
 /// What the registry answers.
-pub(crate) async fn join_token(admin: &Client, namespace: &str, service_account: &str) -> Outcome<String> {
+pub async fn join_token(admin: &Client, namespace: &str, service_account: &str) -> Outcome<String> {
     let request = CreateTokenRequest {
         namespace: namespace.to_owned(),
         service_account: service_account.to_owned(),
@@ -178,7 +165,7 @@ pub(crate) async fn join_token(admin: &Client, namespace: &str, service_account:
 ///
 /// # Errors
 /// When it does not answer with a view.
-pub(crate) async fn view(admin: SocketAddr) -> Outcome<Value> {
+pub async fn view(admin: SocketAddr) -> Outcome<Value> {
     let (_, body) = get(admin, "/view").await?;
     serde_json::from_slice(&body)
         .map_err(|error| Failure::new(Exit::Failed, error).while_doing(format!("view of {admin}")))
@@ -193,6 +180,28 @@ fn ready_endpoints(view: &Value, service: &str) -> usize {
 
 impl Region {
     async fn form(&mut self) -> Outcome {
+        let admin = self.form_registry().await?;
+        write_token(
+            &self.gateway.token,
+            &join_token(&admin, "isthmus-system", "gateway").await?,
+        )?;
+        self.gateway.process.start()?;
+        for workload in &mut self.workloads {
+            write_token(&workload.token, &join_token(&admin, "shop", "pay").await?)?;
+            workload.start()?;
+        }
+        self.gateway.process.ready(START_PATIENCE).await?;
+        for workload in &mut self.workloads {
+            workload.process.ready(START_PATIENCE).await?;
+        }
+        Ok(())
+    }
+
+    /// Forms the registry alone: its first node, then the others by token.
+    ///
+    /// # Errors
+    /// With the log of the node that failed.
+    pub async fn form_registry(&mut self) -> Outcome<Client> {
         let folder = self.credentials();
         let Some((first, others)) = self.nodes.split_first_mut() else {
             return Err(Failure::text(Exit::Usage, "a region needs at least one registry node"));
@@ -213,19 +222,28 @@ impl Region {
             node.process.start_with(&["--join", &token], &[])?;
             node.process.ready(START_PATIENCE).await?;
         }
-        write_token(
-            &self.gateway.token,
-            &join_token(&admin, "isthmus-system", "gateway").await?,
-        )?;
-        self.gateway.process.start()?;
-        for workload in &mut self.workloads {
-            write_token(&workload.token, &join_token(&admin, "shop", "pay").await?)?;
-            workload.start()?;
-        }
-        self.gateway.process.ready(START_PATIENCE).await?;
-        for workload in &mut self.workloads {
-            workload.process.ready(START_PATIENCE).await?;
-        }
+        Ok(admin)
+    }
+
+    /// Makes this region a peer of another one, by a token of this one's.
+    ///
+    /// # Errors
+    /// What either registry answers.
+    pub async fn peer_with(&self, other: &Self) -> Outcome {
+        let request = CreatePeerTokenRequest {
+            ttl_seconds: TOKEN_TTL_SECONDS,
+            for_region: other.name.clone(),
+        };
+        let inviter = self.admin().await?;
+        let token = inviter
+            .call(|mut admin| async move { admin.create_peer_token(request).await })
+            .await?
+            .token;
+        let joiner = other.admin().await?;
+        joiner
+            .call(|mut admin| async move { admin.join_peer(JoinPeerRequest { token }).await })
+            .await
+            .map_err(|failure| failure.while_doing(format!("{} does not join {}", other.name, self.name)))?;
         Ok(())
     }
 }

@@ -239,7 +239,7 @@ fn plan_node(region: &str, at: usize, spec: &Spec, dir: &Path, ports: &mut Ports
         federation: ports.take()?,
         dns: ports.take()?,
     };
-    let file = config::write(dir, &name, &node.text())?;
+    let file = config::write(dir, &name, &format!("{}\n{}", node.text(), spec.settings))?;
     let arguments = daemon("registry", &file, spec);
     Ok(Node {
         process: Process::new(
