@@ -182,6 +182,7 @@ impl Watch {
             interest: Some(interest),
             held: None,
             subscriber: "bench".to_owned(),
+            ..pb::Start::default()
         };
         let start = watch_request::Kind::Start(start);
         requests.send(pb::WatchRequest { kind: Some(start) }).await?;
