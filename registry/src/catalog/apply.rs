@@ -24,10 +24,27 @@ type Outcome = Result<Reply, Refusal>;
 /// A batch being applied.
 struct Transaction<'a> {
     state: &'a mut State,
+    /// A command was refused after it had changed something: from then on each command of the batch has its own way back.
+    careful: bool,
     at: Timestamp,
     /// Keys whose resource may have changed; those that did not are left out at the end.
     touched: BTreeSet<Key>,
-    dirty: BTreeSet<RecordKey>,
+    dirty: Dirty,
+}
+
+/// Records that were written.
+#[derive(Default)]
+struct Dirty {
+    keys: BTreeSet<RecordKey>,
+    /// Every writing counts, also of the same record.
+    writes: u64,
+}
+
+impl Dirty {
+    fn insert(&mut self, key: RecordKey) {
+        self.writes += 1;
+        self.keys.insert(key);
+    }
 }
 
 impl State {
@@ -38,14 +55,19 @@ impl State {
         let before = self.clone();
         let mut transaction = Transaction {
             state: self,
+            careful: false,
             at: batch.at,
             touched: BTreeSet::new(),
-            dirty: BTreeSet::new(),
+            dirty: Dirty::default(),
         };
         transaction.note_lapses(&batch.commands);
         let mut replies = Vec::with_capacity(batch.commands.len());
         for command in &batch.commands {
-            replies.push(transaction.run(command));
+            let reply = match transaction.run(command) {
+                Some(reply) => reply,
+                None => transaction.replay(&before, batch, &replies),
+            };
+            replies.push(reply);
         }
         let Transaction { touched, dirty, .. } = transaction;
         let changes = touched
@@ -58,7 +80,7 @@ impl State {
         Applied {
             replies,
             changes: changes.collect(),
-            dirty: dirty.iter().map(RecordKey::encode).collect(),
+            dirty: dirty.keys.iter().map(RecordKey::encode).collect(),
         }
     }
 }
@@ -68,13 +90,34 @@ fn differs(before: &State, after: &State, key: &Key) -> bool {
 }
 
 impl Transaction<'_> {
-    fn run(&mut self, command: &Command) -> Reply {
-        let kept = self.state.clone();
-        self.dispatch(command).unwrap_or_else(|refusal| {
-            // What was touched and put back compares equal in the end.
-            *self.state = kept;
-            Reply::Refused(refusal)
-        })
+    /// The reply; none when the command was refused after it had changed something, and there is no way back.
+    ///
+    /// A copy of the state would be a way back, but shares all nodes with it, so that every change would copy the nodes on
+    /// its path. Nearly all commands are refused before they change anything, if at all.
+    fn run(&mut self, command: &Command) -> Option<Reply> {
+        let kept = self.careful.then(|| self.state.clone());
+        let writes = self.dirty.writes;
+        match self.dispatch(command) {
+            Ok(reply) => Some(reply),
+            Err(refusal) if self.dirty.writes == writes => Some(Reply::Refused(refusal)),
+            Err(refusal) => {
+                // What was touched and put back compares equal in the end.
+                *self.state = kept?;
+                Some(Reply::Refused(refusal))
+            }
+        }
+    }
+
+    /// Begins the batch anew, carefully, up to the command that has no reply yet.
+    fn replay(&mut self, before: &State, batch: &Batch, replies: &[Reply]) -> Reply {
+        *self.state = before.clone();
+        self.careful = true;
+        self.note_lapses(&batch.commands);
+        let mut reply = Reply::Done;
+        for command in batch.commands.iter().take(replies.len() + 1) {
+            reply = self.run(command).expect("a careful command has a way back");
+        }
+        reply
     }
 
     fn dispatch(&mut self, command: &Command) -> Outcome {

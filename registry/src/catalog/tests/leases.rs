@@ -210,3 +210,34 @@ fn a_definition_goes_a_while_after_its_last_endpoint() {
         "its address is free"
     );
 }
+
+#[test]
+fn a_command_that_is_refused_halfway_leaves_nothing_and_the_rest_of_the_batch_stands() {
+    let mut world = World::new("eu");
+    world.attach(workload("w1", &["pay.shop"]));
+    // The first of its services would be new; the second has that port with another protocol.
+    let halfway = || {
+        let mut lease = workload("w3", &["cart.shop", "pay.shop"]);
+        lease.services[1].ports = vec![port("", 80, Protocol::Grpc)];
+        Command::AttachWorkload(Box::new(lease))
+    };
+    let attach = |name: &str, service: &str| Command::AttachWorkload(Box::new(workload(name, &[service])));
+    let mut without = world.clone();
+    let good = [
+        attach("w2", "pay.shop"),
+        attach("w4", "stock.shop"),
+        attach("w5", "pay.shop"),
+    ];
+    let replies = without.apply(good.to_vec()).replies;
+    let [first, second, third] = good;
+    let mixed = world.apply(vec![first, halfway(), second, halfway(), third]).replies;
+    assert!(matches!(&mixed[1], Reply::Refused(_)) && mixed[1] == mixed[3]);
+    assert_eq!(
+        [&mixed[0], &mixed[2], &mixed[4]],
+        [&replies[0], &replies[1], &replies[2]]
+    );
+    assert!(
+        world.state == without.state,
+        "as if nobody had asked for the refused ones"
+    );
+}
