@@ -16,7 +16,7 @@ use mesh::{
         listen::listen,
     },
     ops::{self, Metrics},
-    runtime::{OnExit, Ready, Stop, Tasks, clock},
+    runtime::{Clock, OnExit, Ready, Stop, Tasks},
     subscribe::Views,
 };
 use proto::{
@@ -33,7 +33,7 @@ use crate::{
     config::Config,
     federation::{self, Federation},
     gauges::Gauges,
-    ingest::{Agents, Expiry},
+    ingest::{self, Agents},
     metrics::Meters,
     node::{self, Card, Disk, Error, Renewal},
     raft::{Replica, propose::Committed},
@@ -62,6 +62,11 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// The node's wall clock.
+    pub(crate) fn clock(&self) -> Clock {
+        self.replica.clock()
+    }
+
     /// Proposes; what the catalogue refuses is an error.
     pub(crate) async fn propose(&self, command: Command) -> Result<Committed, api::Error> {
         let committed = self.replica.propose(command).await?;
@@ -73,7 +78,7 @@ impl Parts {
 
     /// Who watches this node.
     pub(crate) fn subscribers(&self) -> Vec<admin_pb::Subscriber> {
-        let subscribers = self.hub.subscribers().list(clock::wall());
+        let subscribers = self.hub.subscribers().list(self.clock().wall());
         subscribers
             .into_iter()
             .map(|subscriber| admin_pb::Subscriber {
@@ -328,7 +333,11 @@ impl Bound {
             let served = grpc::serve(listener, identity, options, routes, tasks, metrics.clone());
             parts.tasks.spawn(name, OnExit::StopProcess, served);
         };
-        grpc("raft", self.raft, Routes::new(parts.replica.service(joins)));
+        grpc(
+            "raft",
+            self.raft,
+            Routes::new(parts.replica.service(parts.identity.clone(), joins)),
+        );
         grpc("federation", self.federation, Routes::new(parts.federation.server()));
         grpc("api", self.api, api_routes(parts));
         let pages = api::pages(
@@ -345,9 +354,20 @@ impl Bound {
 
 fn api_routes(parts: &Arc<Parts>) -> Routes {
     let message_bytes = parts.config.limits.message_bytes;
-    let agents = Agents::new(Arc::clone(parts));
-    let expiry = Expiry::new(Arc::clone(parts), Arc::clone(&agents));
-    parts.tasks.spawn("expiry", OnExit::StopProcess, expiry.run());
+    let leases = ingest::Leases::default();
+    let agents = Agents::new(Arc::clone(parts), leases.clone());
+    let watch = ingest::Watch {
+        replica: parts.replica.clone(),
+        node: parts.node,
+        leases,
+        times: ingest::LeaseTimes {
+            ttl: parts.config.lease.ttl,
+            grace: parts.config.lease.grace,
+        },
+        stop: parts.tasks.stop().clone(),
+    };
+    let expiry = ingest::watch(watch, parts.meters.clone());
+    parts.tasks.spawn("expiry", OnExit::StopProcess, expiry);
     let admin = AdminApi(Admin::new(Arc::clone(parts)));
     Routes::new(RegisterServer::new(RegisterApi(agents)).max_decoding_message_size(message_bytes))
         .add_service(

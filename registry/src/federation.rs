@@ -4,6 +4,7 @@
 //! in is proposed like a local change; everything that goes out is a watch with the peer's scope. A stream that breaks
 //! withdraws nothing: it only stops news, and it heals by itself.
 
+mod dial;
 pub mod export;
 pub mod freshness;
 mod home;
@@ -24,12 +25,16 @@ use std::sync::Arc;
 use mesh::{
     identity::{Identity, Token},
     model::{RegionId, RegionStatus},
+    net::grpc::Caller,
     ops::Metrics,
-    runtime::{OnExit, Tasks},
+    runtime::{Clock, OnExit, Tasks},
 };
-use proto::federation::v1::federation_server::FederationServer;
+use proto::federation::v1::{PeerMessage, federation_server::FederationServer};
+use tokio::sync::mpsc;
+use tonic::Status;
 
-pub use home::Home;
+pub use dial::{Dial, Incoming, NoStream};
+pub use home::{Home, Replicated};
 pub use join::JoinError;
 pub use server::Service;
 pub use slot::PeerStatus;
@@ -52,11 +57,28 @@ pub struct Deps {
     pub metrics: Metrics,
 }
 
+/// What the streams to the peers need.
+pub struct Links {
+    /// The own region.
+    pub home: Arc<dyn Home>,
+    /// The way to hear what was committed.
+    pub hub: Arc<Hub>,
+    /// The way to the peers.
+    pub dial: Arc<dyn Dial>,
+    /// The node's wall clock.
+    pub clock: Clock,
+    /// For the streams.
+    pub tasks: Tasks,
+    /// For the streams' states.
+    pub metrics: Metrics,
+}
+
 /// What all parts of the federation share.
 pub(crate) struct Shared {
     pub(crate) home: Arc<dyn Home>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) identity: Identity,
+    pub(crate) dial: Arc<dyn Dial>,
+    pub(crate) clock: Clock,
     pub(crate) slots: slot::Slots,
     pub(crate) tasks: Tasks,
 }
@@ -71,25 +93,36 @@ impl Federation {
     /// Starts the tasks that keep the streams and the trusted bundles; on a node that does not lead they wait.
     #[must_use]
     pub fn start(deps: Deps) -> Self {
-        let home = Arc::new(home::Replicated::new(deps.replica, deps.addresses));
-        Self::with_home(home, deps.hub, deps.identity, deps.tasks, &deps.metrics)
+        let clock = deps.replica.clock();
+        let home = Arc::new(Replicated::new(deps.replica, deps.addresses));
+        let links = Links {
+            home,
+            hub: deps.hub,
+            dial: Arc::new(dial::Grpc(deps.identity.clone())),
+            clock,
+            tasks: deps.tasks,
+            metrics: deps.metrics,
+        };
+        Self::trusting(links, deps.identity)
     }
 
-    pub(crate) fn with_home(
-        home: Arc<dyn Home>,
-        hub: Arc<Hub>,
-        identity: Identity,
-        tasks: Tasks,
-        metrics: &Metrics,
-    ) -> Self {
-        let follow = trust::follow(Arc::clone(&hub), identity.clone(), tasks.stop().clone());
-        tasks.spawn("federation-trust", OnExit::StopProcess, follow);
+    /// As [`Federation::start`] over these links; the identity's bundles follow the catalogue's.
+    pub(crate) fn trusting(links: Links, identity: Identity) -> Self {
+        let follow = trust::follow(Arc::clone(&links.hub), identity, links.tasks.stop().clone());
+        links.tasks.spawn("federation-trust", OnExit::StopProcess, follow);
+        Self::over(links)
+    }
+
+    /// Starts the tasks that keep the streams, over another way to the peers; follows no bundles.
+    #[must_use]
+    pub fn over(links: Links) -> Self {
         let shared = Arc::new(Shared {
-            home,
-            hub,
-            identity,
-            slots: slot::Slots::new(metrics),
-            tasks,
+            home: links.home,
+            hub: links.hub,
+            dial: links.dial,
+            clock: links.clock,
+            slots: slot::Slots::new(&links.metrics),
+            tasks: links.tasks,
         });
         let keep = link::keep(Arc::clone(&shared));
         shared.tasks.spawn("federation", OnExit::StopProcess, keep);
@@ -101,6 +134,14 @@ impl Federation {
     #[must_use]
     pub fn server(&self) -> FederationServer<Service> {
         Service::server(Arc::clone(&self.shared))
+    }
+
+    /// Takes a stream that a peer dialled, however it came; gives what this side sends on it.
+    ///
+    /// # Errors
+    /// When the caller is no peer's registry, or this node does not lead: the status names who does.
+    pub fn accept(&self, caller: Option<&Caller>, incoming: Incoming) -> Result<mpsc::Receiver<PeerMessage>, Status> {
+        server::accept(&self.shared, caller, incoming)
     }
 
     /// Redeems a peering token at the region that gave it out: from then on both are peers.

@@ -8,4 +8,5 @@ mod lease;
 
 pub(crate) use admit::Turned;
 pub(crate) use agent::Agents;
-pub(crate) use expire::Expiry;
+pub use expire::{LeaseTimes, Watch, watch};
+pub use lease::{Leases, Term};

@@ -10,7 +10,7 @@ pub mod catalog;
 pub mod config;
 pub mod federation;
 mod gauges;
-mod ingest;
+pub mod ingest;
 mod metrics;
 mod node;
 pub mod raft;
@@ -18,4 +18,5 @@ pub mod watch;
 
 pub use app::{Addresses, Running, run, start};
 pub use config::Config;
+pub use metrics::Meters;
 pub use node::{Error, InitReport, init, restore};

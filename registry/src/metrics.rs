@@ -7,7 +7,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 /// Handles of one daemon.
 #[derive(Clone)]
-pub(crate) struct Meters {
+pub struct Meters {
     inner: Arc<Handles>,
 }
 
@@ -19,7 +19,7 @@ impl std::ops::Deref for Meters {
 }
 
 /// See the help texts.
-pub(crate) struct Handles {
+pub struct Handles {
     pub(crate) is_leader: Gauge,
     pub(crate) revision: Gauge,
     pub(crate) services: Gauge,
@@ -48,7 +48,9 @@ pub(crate) struct Handles {
 }
 
 impl Meters {
-    pub(crate) fn new(metrics: &Metrics) -> Self {
+    /// Registers them.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
         let gauge = |name, help| metrics.gauge(name, help, &[]);
         let counter = |name, help| metrics.counter(name, help, &[]);
         let issued = |by| {

@@ -1,8 +1,11 @@
-//! One region's log: consensus by openraft, disk by sled, peers by gRPC. The only module that knows those three.
+//! One region's log: consensus by openraft, disk by sled, peers by gRPC or what stands in for it. The only
+//! module that knows those three.
 //!
 //! The way of a fact: [`propose`] batches it, `log_store` makes it durable, `network` replicates it, `state_machine`
 //! applies it to the catalogue and publishes what came out. Nothing here knows what a command means.
 
+mod answer;
+mod channels;
 mod core;
 mod disk;
 mod keeper;
@@ -15,6 +18,8 @@ pub mod propose;
 mod read;
 mod replica;
 mod restore;
+mod runtime;
+mod seams;
 mod service;
 mod settings;
 mod snapshot;
@@ -22,12 +27,16 @@ mod state_machine;
 pub mod storage;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod type_config;
 mod wire;
 
+pub use channels::Channels;
 pub use node::{Node, NodeStatus, Position};
-pub use replica::{Error, Replica, Seams};
+pub use replica::{Error, Replica};
 pub use restore::{Restored, restore, restore_on};
+pub use seams::{Inside, Seams};
 pub use service::{Admit, Service};
 pub use settings::Settings;
 pub use snapshot::SnapshotError;
+pub use transport::{Failed, Method, Target, Transport};

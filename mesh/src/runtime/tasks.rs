@@ -1,6 +1,5 @@
 //! Supervised tasks: each has a name and an exit policy, and all are joined. The unexpected end of a critical one ends
 //! the process instead of leaving it half alive.
-#![allow(clippy::disallowed_methods, reason = "this is the one place that may spawn")]
 
 use std::{
     future::Future,
@@ -13,7 +12,7 @@ use thiserror::Error;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::Stop;
+use super::{Stop, life};
 
 /// What the end of a task means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +61,7 @@ impl Tasks {
     /// Starts a task.
     pub fn spawn(&self, name: &'static str, on_exit: OnExit, task: impl Future<Output = ()> + Send + 'static) {
         let (stop, failure) = (self.stop.clone(), Arc::clone(&self.failure));
-        self.tracker.spawn(async move {
+        let task = self.tracker.track_future(async move {
             let panicked = std::panic::AssertUnwindSafe(task).catch_unwind().await.is_err();
             if panicked {
                 error!(task = name, "task panicked");
@@ -79,6 +78,8 @@ impl Tasks {
                 stop.order();
             }
         });
+        // Joined through the tracker.
+        drop(life::spawn(task));
     }
 
     /// Waits for the order to stop, then for all tasks, at most `deadline`.

@@ -26,13 +26,15 @@ pub trait Home: Send + Sync + 'static {
 }
 
 /// A real node.
-pub(super) struct Replicated {
+pub struct Replicated {
     replica: Replica,
     own: Vec<String>,
 }
 
 impl Replicated {
-    pub(super) fn new(replica: Replica, own: Vec<String>) -> Self {
+    /// A node with its replica; `own` is where peers reach its federation listener.
+    #[must_use]
+    pub fn new(replica: Replica, own: Vec<String>) -> Self {
         Self { replica, own }
     }
 }

@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use mesh::{
     identity::{BundleError, Expect, Role, Secret, Token, TokenError},
-    model::{ImportPolicy, RegionId, Revision},
+    model::{ImportPolicy, RegionId, Revision, Timestamp},
     net::grpc::{Credentials, DialError, Timeouts, connect_any},
-    runtime::clock,
 };
 use proto::federation::v1::{AcceptRequest, federation_client::FederationClient};
 use thiserror::Error;
@@ -96,9 +95,9 @@ pub(super) fn record(state: &State, card: Card) -> PeerRecord {
 }
 
 /// Tries the peering on a copy of the catalogue; gives the reason when it would be refused.
-pub(super) fn rehearse(state: &State, record: &PeerRecord) -> Result<(), String> {
+pub(super) fn rehearse(state: &State, record: &PeerRecord, now: Timestamp) -> Result<(), String> {
     let batch = Batch {
-        at: clock::wall(),
+        at: now,
         commands: vec![Command::PutPeer(record.clone())],
     };
     match state.clone().apply(Revision(0), &batch).replies.pop() {
@@ -108,7 +107,8 @@ pub(super) fn rehearse(state: &State, record: &PeerRecord) -> Result<(), String>
 }
 
 pub(super) async fn join(shared: &Arc<Shared>, token: &Token) -> Result<RegionId, JoinError> {
-    token.check_time(clock::wall())?;
+    let now = shared.clock.wall();
+    token.check_time(now)?;
     let bootstrap = token.bootstrap()?;
     let region = token.region.clone();
     let state = shared.hub.state();
@@ -122,7 +122,7 @@ pub(super) async fn join(shared: &Arc<Shared>, token: &Token) -> Result<RegionId
         addresses: token.addresses.clone(),
         incarnation: mesh::model::Incarnation(0),
     };
-    rehearse(&state, &record(&state, stranger)).map_err(JoinError::Refused)?;
+    rehearse(&state, &record(&state, stranger), now).map_err(JoinError::Refused)?;
     let expect = Expect::System(Role::Registry, token.trust_domain.clone());
     let credentials = Credentials::from(bootstrap);
     let channel = connect_any(&token.addresses, &credentials, &expect, TIMEOUTS).await;

@@ -6,19 +6,17 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh::{
-    identity::{Expect, Role},
+    identity::TrustDomain,
     model::RegionId,
-    net::grpc::{Credentials, MESSAGE_BYTES_MAX, Timeouts, dial},
     runtime::{Backoff, OnExit, Stop, clock},
 };
-use proto::federation::v1::federation_client::FederationClient;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
 
 use super::{
-    Shared, freshness,
-    server::LEADER,
+    Shared,
+    dial::NoStream,
+    freshness,
     session::{OUT_MAX, Session, chain},
     slot::Slot,
 };
@@ -28,10 +26,6 @@ use crate::catalog::Command;
 const TURN: Duration = Duration::from_secs(3);
 /// Between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// For name, TCP and TLS; a far region needs some round trips.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For the answer to the call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most nodes that are asked in one attempt, those that others name included.
 const ASKED_MAX: usize = 8;
 /// How often the state of a stream is compared with what is committed.
@@ -125,7 +119,7 @@ impl Link {
     async fn dial(&self) -> Result<(), String> {
         let state = self.shared.hub.state();
         let record = state.peer(&self.peer).ok_or("peer was removed")?.record.clone();
-        let expect = Expect::System(Role::Registry, record.bundle.trust_domain().clone());
+        let domain = record.bundle.trust_domain().clone();
         let mut addresses = record.addresses;
         fastrand::shuffle(&mut addresses);
         let mut asked = Vec::new();
@@ -135,7 +129,7 @@ impl Link {
                 continue;
             }
             asked.push(address.clone());
-            match self.try_address(&address, &expect).await {
+            match self.try_address(&address, &domain).await {
                 Tried::Ended => return Ok(()),
                 Tried::Other(leader) => addresses.push(leader),
                 Tried::Failed(error) => last = error,
@@ -144,33 +138,16 @@ impl Link {
         Err(last)
     }
 
-    async fn try_address(&self, address: &str, expect: &Expect) -> Tried {
-        let timeouts = Timeouts {
-            connect: CONNECT_TIMEOUT,
-            call: None,
-        };
-        let credentials = Credentials::from(self.shared.identity.clone());
-        let channel = match dial(address, &credentials, expect, timeouts).await {
-            Ok(channel) => channel,
-            Err(error) => return Tried::Failed(error.to_string()),
-        };
-        let mut client = FederationClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    async fn try_address(&self, address: &str, domain: &TrustDomain) -> Tried {
         let (out, messages) = mpsc::channel(OUT_MAX);
-        let call = client.exchange(ReceiverStream::new(messages));
-        let incoming = match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(Ok(reply)) => reply.into_inner(),
-            Ok(Err(status)) => {
-                let leader = status.metadata().get(LEADER).and_then(|value| value.to_str().ok());
-                return match leader {
-                    Some(leader) => Tried::Other(leader.to_owned()),
-                    None => Tried::Failed(format!("{address}: {}", status.message())),
-                };
-            }
-            Err(_) => return Tried::Failed(format!("{address}: no answer within {CALL_TIMEOUT:?}")),
+        let opened = self.shared.dial.open(address.to_owned(), domain.clone(), messages);
+        let incoming = match opened.await {
+            Ok(incoming) => incoming,
+            Err(NoStream::Other(leader)) => return Tried::Other(leader),
+            Err(NoStream::Failed(error)) => return Tried::Failed(error),
         };
-        let place = self.slot.enter(&self.own, &self.peer, &self.stop, clock::wall());
+        let now = self.shared.clock.wall();
+        let place = self.slot.enter(&self.own, &self.peer, &self.stop, now);
         let Some(place) = place else {
             // The peer's stream stands, and goes before ours.
             return Tried::Ended;
@@ -192,7 +169,7 @@ impl Link {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let (state, seen, now) = (self.shared.hub.state(), self.slot.seen(), clock::wall());
+            let (state, seen, now) = (self.shared.hub.state(), self.slot.seen(), self.shared.clock.wall());
             let recorded = state.region_statuses().find(|status| status.region == self.peer);
             let Some(recorded) = recorded.filter(|recorded| freshness::is_due(recorded, &seen, now)) else {
                 continue;

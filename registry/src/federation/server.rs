@@ -6,7 +6,7 @@ use mesh::{
     identity::{Role, Secret},
     model::RegionId,
     net::grpc::{Caller, MESSAGE_BYTES_MAX},
-    runtime::{OnExit, clock},
+    runtime::OnExit,
 };
 use proto::federation::v1::{
     AcceptReply, AcceptRequest, PeerMessage,
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     Shared,
+    dial::Incoming,
     export::{self, Card},
     join,
     session::{OUT_MAX, Session, chain},
@@ -74,7 +75,8 @@ impl Federation for Service {
         let secret = join::secret(&request.secret).ok_or_else(|| Status::invalid_argument("secret: is malformed"))?;
         let record = join::record(&self.shared.hub.state(), card);
         // What would be refused must not use up the token.
-        join::rehearse(&self.shared.hub.state(), &record).map_err(Status::failed_precondition)?;
+        join::rehearse(&self.shared.hub.state(), &record, self.shared.clock.wall())
+            .map_err(Status::failed_precondition)?;
         self.redeem(&secret, &record.region).await?;
         let region = record.region.clone();
         self.commit(Command::PutPeer(record)).await?;
@@ -88,34 +90,55 @@ impl Federation for Service {
         &self,
         request: Request<Streaming<PeerMessage>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        let state = self.shared.hub.state();
-        let own = state
-            .region()
-            .ok_or_else(|| Status::unavailable("the region is not initialised yet"))?;
-        let peer = peer_of(Caller::of(&request), &state)?;
-        if !self.shared.home.is_leader() {
-            return Err(self.not_leader());
-        }
-        let slot = self.shared.slots.of(&peer);
-        let stop = self.shared.tasks.stop();
-        let place = slot
-            .enter(&peer, own, stop, clock::wall())
-            .ok_or_else(|| Status::already_exists("the stream that this region dialled stands"))?;
-        let (out, messages) = mpsc::channel(OUT_MAX);
-        let session = Session {
-            shared: Arc::clone(&self.shared),
-            peer: peer.clone(),
-            place,
-        };
-        let incoming = request.into_inner();
-        self.shared
-            .tasks
-            .spawn("federation-stream", OnExit::Ignore, async move {
-                let error = session.run(incoming, out).await;
-                warn!(%peer, error = chain(&error), "stream that the peer dialled has ended");
-            });
+        let caller = Caller::of(&request).cloned();
+        let incoming = Box::pin(request.into_inner());
+        let messages = accept(&self.shared, caller.as_ref(), incoming)?;
         Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(Ok))))
     }
+}
+
+/// Takes a stream that a peer dialled; gives what this side sends on it.
+pub(super) fn accept(
+    shared: &Arc<Shared>,
+    caller: Option<&Caller>,
+    incoming: Incoming,
+) -> Result<mpsc::Receiver<PeerMessage>, Status> {
+    let state = shared.hub.state();
+    let own = state
+        .region()
+        .ok_or_else(|| Status::unavailable("the region is not initialised yet"))?;
+    let peer = peer_of(caller, &state)?;
+    if !shared.home.is_leader() {
+        return Err(not_leader(shared));
+    }
+    let slot = shared.slots.of(&peer);
+    let stop = shared.tasks.stop();
+    let place = slot
+        .enter(&peer, own, stop, shared.clock.wall())
+        .ok_or_else(|| Status::already_exists("the stream that this region dialled stands"))?;
+    let (out, messages) = mpsc::channel(OUT_MAX);
+    let session = Session {
+        shared: Arc::clone(shared),
+        peer: peer.clone(),
+        place,
+    };
+    shared.tasks.spawn("federation-stream", OnExit::Ignore, async move {
+        let error = session.run(incoming, out).await;
+        warn!(%peer, error = chain(&error), "stream that the peer dialled has ended");
+    });
+    Ok(messages)
+}
+
+fn not_leader(shared: &Shared) -> Status {
+    let Some(address) = shared.home.leader_address() else {
+        return Status::unavailable("the region has no leader at the moment");
+    };
+    let mut status = Status::failed_precondition(format!("this node does not lead; ask {address}"));
+    // An address that is no header value is in the text at least.
+    if let Ok(value) = MetadataValue::try_from(address) {
+        status.metadata_mut().insert(LEADER, value);
+    }
+    status
 }
 
 impl Service {
@@ -140,18 +163,6 @@ impl Service {
             Ok(_) => Err(Status::permission_denied("the token is not for peering")),
             Err(error) => Err(retry_later(&error)),
         }
-    }
-
-    fn not_leader(&self) -> Status {
-        let Some(address) = self.shared.home.leader_address() else {
-            return Status::unavailable("the region has no leader at the moment");
-        };
-        let mut status = Status::failed_precondition(format!("this node does not lead; ask {address}"));
-        // An address that is no header value is in the text at least.
-        if let Ok(value) = MetadataValue::try_from(address) {
-            status.metadata_mut().insert(LEADER, value);
-        }
-        status
     }
 }
 

@@ -15,7 +15,10 @@ use proto::{
     registry::v1 as pb,
 };
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tonic::Status;
 
 use super::{
@@ -128,7 +131,7 @@ impl Session {
             .card
             .ok_or_else(|| SessionError::Protocol("its hello has no card".into()))?;
         self.note_card(&peer.record, card.try_into()?).await?;
-        self.place.connected(clock::wall(), &hello.version);
+        self.place.connected(self.shared.clock.wall(), &hello.version);
         Ok((held, hello.held.map(Into::into)))
     }
 
@@ -168,12 +171,13 @@ impl Session {
         // One update at a time is on its way: the peer waits for its acknowledgement.
         let (updates, imports) = mpsc::channel(1);
         let (acks, acked) = watch::channel(Held::default());
+        let began = clock::now();
         let ended: Result<(), SessionError> = tokio::select! {
             () = self.place.stop.ordered() => Err(SessionError::Stopped),
-            ended = self.hear(incoming, out, updates, acks) => ended,
+            ended = self.hear(incoming, out, updates, acks, began) => ended,
             ended = self.export(out, theirs, acked) => ended,
             ended = self.import(out, held, imports) => ended,
-            ended = ping(out) => ended,
+            ended = ping(out, began) => ended,
             ended = self.mind() => ended,
         };
         ended.err().unwrap_or(SessionError::Closed)
@@ -185,6 +189,7 @@ impl Session {
         out: &mpsc::Sender<PeerMessage>,
         updates: mpsc::Sender<Update>,
         acks: watch::Sender<Held>,
+        began: Instant,
     ) -> Result<(), SessionError>
     where
         S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
@@ -194,7 +199,7 @@ impl Session {
             let message = tokio::time::timeout(SILENCE_MAX, incoming.next()).await;
             let message = message.map_err(|_| SessionError::Silent(SILENCE_MAX))?;
             let message = message.ok_or(SessionError::Closed)??;
-            self.place.heard(clock::wall());
+            self.place.heard(self.shared.clock.wall());
             match message.kind {
                 Some(Kind::Update(chunk)) => {
                     if let Some(update) = joined(&mut open, chunk)? {
@@ -210,16 +215,16 @@ impl Session {
                     acks.send_replace(held);
                 }
                 Some(Kind::Ping(mut ping)) => {
-                    ping.answered_at_ms = clock::wall().0;
+                    ping.answered_at_ms = self.shared.clock.wall().0;
                     send(out, Kind::Pong(ping)).await?;
                 }
                 Some(Kind::Pong(pong)) => {
-                    if let Ok(micros) = u64::try_from(micros_now().saturating_sub(pong.sent_at_us)) {
+                    if let Ok(micros) = u64::try_from(micros_since(began).saturating_sub(pong.sent_at_us)) {
                         let trip = Duration::from_micros(micros);
                         self.place.round_trip(trip);
                         if pong.answered_at_ms != 0 {
                             // It was answered halfway, as far as one end can know.
-                            let then = clock::wall().0 - i64::try_from(trip.as_millis() / 2).unwrap_or(0);
+                            let then = self.shared.clock.wall().0 - i64::try_from(trip.as_millis() / 2).unwrap_or(0);
                             self.place.clock_ahead(pong.answered_at_ms.saturating_sub(then));
                         }
                     }
@@ -244,7 +249,7 @@ impl Session {
             for chunk in chunks(update) {
                 send(out, Kind::Update(chunk)).await?;
             }
-            self.place.meters().sent(committed_at, clock::wall());
+            self.place.meters().sent(committed_at, self.shared.clock.wall());
             let sent = clock::now();
             acked
                 .wait_for(|acked| *acked == held)
@@ -276,7 +281,7 @@ impl Session {
                 }
                 committed = Some(held);
                 let meters = self.place.meters();
-                meters.committed(arrived, committed_at, clock::wall());
+                meters.committed(arrived, committed_at, self.shared.clock.wall());
             }
             send(out, Kind::Ack(held.into())).await?;
         }
@@ -350,12 +355,12 @@ fn joined(open: &mut Option<pb::Update>, chunk: pb::Update) -> Result<Option<pb:
     Ok(Some(whole))
 }
 
-async fn ping(out: &mpsc::Sender<PeerMessage>) -> Result<(), SessionError> {
+async fn ping(out: &mpsc::Sender<PeerMessage>, began: Instant) -> Result<(), SessionError> {
     let mut tick = tokio::time::interval(PING_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let sent_at_us = micros_now();
+        let sent_at_us = micros_since(began);
         let ping = Ping {
             sent_at_us,
             answered_at_ms: 0,
@@ -364,11 +369,9 @@ async fn ping(out: &mpsc::Sender<PeerMessage>) -> Result<(), SessionError> {
     }
 }
 
-/// Monotonic, since the process' first ping.
-fn micros_now() -> i64 {
-    static ORIGIN: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
-    let origin = ORIGIN.get_or_init(clock::now);
-    i64::try_from(clock::now().duration_since(*origin).as_micros()).unwrap_or(i64::MAX)
+/// Monotonic, since the stream began.
+fn micros_since(began: Instant) -> i64 {
+    i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX)
 }
 
 async fn send(out: &mpsc::Sender<PeerMessage>, kind: Kind) -> Result<(), SessionError> {

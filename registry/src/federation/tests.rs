@@ -25,7 +25,7 @@ use proto::{
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Federation, Home, export};
+use super::{Federation, Home, Links, export};
 use crate::{
     authority::Authority,
     catalog::{
@@ -137,7 +137,15 @@ impl Region {
         });
         let tasks = Tasks::new(Stop::default());
         let shared: Arc<dyn Home> = home.clone();
-        let federation = Federation::with_home(shared, Arc::clone(&hub), identity.clone(), tasks.clone(), &metrics);
+        let links = Links {
+            home: shared,
+            hub: Arc::clone(&hub),
+            dial: Arc::new(super::dial::Grpc(identity.clone())),
+            clock: mesh::runtime::Clock::system(),
+            tasks: tasks.clone(),
+            metrics: metrics.clone(),
+        };
+        let federation = Federation::trusting(links, identity.clone());
         let routes = tonic::service::Routes::new(federation.server());
         let options = Serve::new("federation", ClientAuth::Optional);
         let serving = serve(listener, identity.clone(), options, routes, tasks.clone(), metrics);

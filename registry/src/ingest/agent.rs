@@ -3,7 +3,7 @@
 //! endpoint itself: see expire.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use tracing::{debug, info};
 
 use super::{
     admit::{self, Judge},
-    lease::{Held, Term},
+    lease::{Leases, Term},
 };
 use crate::{
     api::Error,
@@ -39,8 +39,7 @@ const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// All streams of this node.
 pub(crate) struct Agents {
     parts: Arc<Parts>,
-    /// Guards the times at which leases were heard; held for a lookup, never over an await.
-    held: Mutex<Held>,
+    leases: Leases,
     /// Guards the rate of attachments.
     rate: Mutex<Gcra>,
     started: Instant,
@@ -51,21 +50,16 @@ pub(crate) struct Agents {
 pub(crate) type Replies = mpsc::Receiver<Result<pb::AgentReply, Status>>;
 
 impl Agents {
-    pub(crate) fn new(parts: Arc<Parts>) -> Arc<Self> {
+    pub(crate) fn new(parts: Arc<Parts>, leases: Leases) -> Arc<Self> {
         let limits = parts.config.limits;
         let rate = f64::from(limits.attaches_per_second);
         Arc::new(Self {
-            held: Mutex::default(),
+            leases,
             rate: Mutex::new(Gcra::new(rate, rate)),
             started: clock::now(),
             streams: Arc::new(Semaphore::new(limits.agents)),
             parts,
         })
-    }
-
-    /// Guarded for a moment only; a panic elsewhere left it whole, since no change of it can panic half way.
-    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves a stream in a task of its own.
@@ -151,7 +145,7 @@ impl Session {
                 Ok(Ok(Some(message))) => message,
             };
             if let Some(term) = &self.term {
-                agents.held().heard(term, clock::now().into_std());
+                agents.leases.heard(term, clock::now().into_std());
             }
             let last = matches!(message.kind, Some(agent_message::Kind::Detach(_)));
             let reply = Box::pin(self.hear(message)).await?;
@@ -245,7 +239,7 @@ impl Session {
             .attach
             .record(clock::now().saturating_duration_since(began).as_secs_f64());
         let term = Term { lessee, epoch };
-        self.agents.held().heard(&term, clock::now().into_std());
+        self.agents.leases.heard(&term, clock::now().into_std());
         self.term = Some(term);
         self.attached_at = committed.revision;
         Ok(agent_reply::Kind::Attached(pb::Attached {
@@ -265,7 +259,7 @@ impl Session {
         match epoch(&parts.replica.state(), &term.lessee) {
             Some(epoch) if epoch == term.epoch => Ok(()),
             Some(_) | None => {
-                self.agents.held().forget(term);
+                self.agents.leases.forget(term);
                 Err(Error::LeaseGone(name(&term.lessee)))
             }
         }
@@ -293,7 +287,7 @@ impl Session {
             epoch: term.epoch,
         };
         let committed = self.agents.parts.propose(command).await?;
-        self.agents.held().forget(&term);
+        self.agents.leases.forget(&term);
         Ok(agent_reply::Kind::CommittedRevision(committed.revision.0))
     }
 }

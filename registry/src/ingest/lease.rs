@@ -2,7 +2,8 @@
 //! Promises that no lease is called lapsed before its time, however often it is asked; proposes nothing. Pure.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,18 +15,42 @@ use crate::catalog::Lessee;
 const PROPOSED_AGAIN: Duration = Duration::from_secs(5);
 
 /// A lease by its holder's view: the epoch tells one attachment from the next.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Term {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Term {
     /// Whose lease.
     pub lessee: Lessee,
     /// From its attachment.
     pub epoch: u64,
 }
 
+/// The leases of a node, shared by its streams and by who watches over them. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Leases {
+    /// Guards the times at which leases were heard; held for a lookup, never over an await.
+    held: Arc<Mutex<Held>>,
+}
+
+impl Leases {
+    /// Guarded for a moment only; a panic elsewhere left it whole, since no change of it can panic half way.
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lease began, or was heard. An older epoch than the known one is not heard any more.
+    pub fn heard(&self, term: &Term, now: Instant) {
+        self.held().heard(term, now);
+    }
+
+    /// The lease is over, or somebody else's.
+    pub fn forget(&self, term: &Term) {
+        self.held().forget(term);
+    }
+}
+
 /// The leases whose streams this node holds, and when each was last heard.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    leases: HashMap<Lessee, HeldLease>,
+    leases: BTreeMap<Lessee, HeldLease>,
 }
 
 #[derive(Debug)]
@@ -111,7 +136,7 @@ pub(crate) struct Known {
 /// The leases that no live node watches over, and since when.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
-    since: HashMap<Term, Since>,
+    since: BTreeMap<Term, Since>,
 }
 
 #[derive(Debug)]

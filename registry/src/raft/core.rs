@@ -7,7 +7,7 @@ use std::{
 
 use mesh::{
     model::{NodeId, Revision},
-    runtime::{clock, queue},
+    runtime::{Clock, clock, queue},
 };
 use openraft::RaftMetrics;
 use tokio::{sync::watch, time::Instant};
@@ -25,6 +25,7 @@ use super::{
 /// Shared by everything that a replica runs.
 pub(crate) struct Core {
     pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
     pub(crate) raft: Raft,
     pub(crate) metrics: watch::Receiver<RaftMetrics<u64, Node>>,
     pub(crate) disk: Disk,

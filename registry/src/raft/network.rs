@@ -11,13 +11,12 @@ use openraft::{
         VoteResponse,
     },
 };
-use proto::raft::v1::{Payload, raft_client::RaftClient};
 use serde::{Serialize, de::DeserializeOwned};
-use tonic::{Response, Status, transport::Channel};
 
 use super::{
     Node,
     peers::{CallError, Peer, Peers},
+    transport::Method,
     type_config::TypeConfig,
 };
 
@@ -50,21 +49,15 @@ pub(crate) struct Link {
 type Refused<E> = RPCError<u64, Node, RaftError<u64, E>>;
 
 impl Link {
-    async fn call<Q, A, E, F>(
-        &self,
-        body: &Q,
-        timeout: Duration,
-        method: impl FnOnce(RaftClient<Channel>, Payload) -> F + Send,
-    ) -> Result<A, Refused<E>>
+    async fn call<Q, A, E>(&self, method: Method, body: &Q, timeout: Duration) -> Result<A, Refused<E>>
     where
         Q: Serialize + Sync,
         A: DeserializeOwned,
         E: std::error::Error + DeserializeOwned,
-        F: Future<Output = Result<Response<Payload>, Status>> + Send,
     {
         let call = self
             .peers
-            .call::<Q, Result<A, RaftError<u64, E>>, F>(&self.peer, body, method);
+            .call::<Q, Result<A, RaftError<u64, E>>>(&self.peer, method, body);
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(error))) => Err(RPCError::RemoteError(RemoteError::new(self.target, error))),
@@ -84,8 +77,7 @@ impl RaftNetwork<TypeConfig> for Link {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Refused<openraft::error::Infallible>> {
-        let method = |mut client: RaftClient<Channel>, payload| async move { client.append_entries(payload).await };
-        self.call(&rpc, option.hard_ttl(), method).await
+        self.call(Method::Append, &rpc, option.hard_ttl()).await
     }
 
     async fn install_snapshot(
@@ -93,8 +85,7 @@ impl RaftNetwork<TypeConfig> for Link {
         rpc: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, Refused<InstallSnapshotError>> {
-        let method = |mut client: RaftClient<Channel>, payload| async move { client.install_snapshot(payload).await };
-        self.call(&rpc, option.hard_ttl(), method).await
+        self.call(Method::Install, &rpc, option.hard_ttl()).await
     }
 
     async fn vote(
@@ -102,8 +93,7 @@ impl RaftNetwork<TypeConfig> for Link {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Refused<openraft::error::Infallible>> {
-        let method = |mut client: RaftClient<Channel>, payload| async move { client.vote(payload).await };
-        self.call(&rpc, option.hard_ttl(), method).await
+        self.call(Method::Vote, &rpc, option.hard_ttl()).await
     }
 
     fn backoff(&self) -> Backoff {

@@ -1,10 +1,8 @@
-//! The other nodes as this one reaches them: one channel each. Promises that a call never waits for more than its own
-//! timeout, and that dialling goes on when the caller that began it has given up.
+//! The other nodes as this one calls them, and when each was last heard. Promises that a request names the group and both
+//! nodes; waits for as long as its caller lets it.
 
 use std::{
     collections::BTreeMap,
-    error::Error as _,
-    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,33 +10,19 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
-use mesh::{
-    identity::{Expect, Identity, Role},
-    net::grpc::{self, Credentials, MESSAGE_BYTES_MAX, Timeouts},
-    runtime::{Backoff, OnExit, Tasks, clock},
-};
-use proto::raft::v1::{Payload, raft_client::RaftClient};
+use bytes::Bytes;
+use mesh::runtime::clock;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{sync::watch, time::Instant};
-use tonic::{Response, Status, transport::Channel};
 
 use super::{
     Node,
     state_machine::Applied,
+    transport::{Failed, Method, Target, Transport},
     type_config::{any, decode, encode},
     wire::{Answer, Envelope},
 };
-
-/// For name, TCP and TLS of one connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two attempts to connect: a node that restarts is back within the first, a dead one is not hammered.
-const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-type Client = RaftClient<Channel>;
-/// Connects to an address.
-type Dial = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Channel, grpc::DialError>> + Send + Sync>;
 
 /// Why a peer did not answer.
 #[derive(Debug, Error)]
@@ -57,8 +41,7 @@ pub(crate) enum CallError {
 /// Who is called how.
 pub(crate) struct Peers {
     me: u64,
-    dial: Dial,
-    tasks: Tasks,
+    transport: Arc<dyn Transport>,
     applied: Applied,
     begun: Instant,
     /// Guards the table only; never held over a wait.
@@ -70,37 +53,15 @@ pub(crate) struct Peers {
 pub(crate) struct Peer {
     id: u64,
     address: String,
-    link: watch::Sender<Link>,
-    /// Guards the count of failed dials only.
-    backoff: Mutex<Backoff>,
     /// When it last answered, in milliseconds since the start plus one; zero = never.
     heard: AtomicU64,
 }
 
-#[derive(Clone)]
-enum Link {
-    Down { retry_at: Instant, reason: String },
-    Dialling,
-    Up(Client),
-}
-
 impl Peers {
-    pub(crate) fn new(me: u64, identity: Identity, applied: Applied, tasks: Tasks) -> Self {
-        let dial: Dial = Arc::new(move |address| {
-            let identity = identity.clone();
-            Box::pin(async move {
-                let expect = Expect::System(Role::Registry, identity.trust_domain());
-                let timeouts = Timeouts {
-                    connect: CONNECT_TIMEOUT,
-                    call: None, // each call has its own
-                };
-                grpc::dial(&address, &Credentials::from(identity), &expect, timeouts).await
-            })
-        });
+    pub(crate) fn new(me: u64, transport: Arc<dyn Transport>, applied: Applied) -> Self {
         Self {
             me,
-            dial,
-            tasks,
+            transport,
             applied,
             begun: clock::now(),
             table: Mutex::default(),
@@ -117,11 +78,6 @@ impl Peers {
         let peer = Arc::new(Peer {
             id,
             address: node.raft_address.clone(),
-            link: watch::Sender::new(Link::Down {
-                retry_at: clock::now(),
-                reason: String::new(),
-            }),
-            backoff: Mutex::new(Backoff::new(REDIAL.0, REDIAL.1)),
             heard: AtomicU64::new(0),
         });
         table.insert(id, Arc::clone(&peer));
@@ -132,6 +88,8 @@ impl Peers {
     pub(crate) fn retain(&self, keep: impl Fn(u64) -> bool) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.retain(|id, _| keep(*id));
+        drop(table);
+        self.transport.retain(&keep);
     }
 
     /// How long ago a peer last answered.
@@ -147,23 +105,24 @@ impl Peers {
     }
 
     /// Calls a method of a peer's Raft service. Give it a timeout.
-    pub(crate) async fn call<Q, A, F>(
-        &self,
-        peer: &Arc<Peer>,
-        body: &Q,
-        method: impl FnOnce(Client, Payload) -> F + Send,
-    ) -> Result<A, CallError>
+    pub(crate) async fn call<Q, A>(&self, peer: &Peer, method: Method, body: &Q) -> Result<A, CallError>
     where
         Q: Serialize + Sync,
         A: DeserializeOwned,
-        F: Future<Output = Result<Response<Payload>, Status>> + Send,
     {
-        let client = self.client(peer).await?;
         let request = self.request(peer, body)?;
-        let reply = method(client, request).await.map_err(|status| peer.failed(&status))?;
+        let to = Target {
+            id: peer.id,
+            address: &peer.address,
+        };
+        let called = self.transport.call(to, method, request).await;
+        let reply = called.map_err(|failed| match failed {
+            Failed::NotSent(reason) => peer.not_sent(reason),
+            Failed::Lost(reason) => peer.lost(reason),
+        })?;
         let at = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
         peer.heard.store(at + 1, Ordering::Relaxed);
-        let decoded = decode("answer", &reply.into_inner().body);
+        let decoded = decode("answer", &reply);
         match decoded.map_err(|error| peer.lost(any(&error).to_string()))? {
             Answer::Body(body) => Ok(body),
             Answer::Removed => {
@@ -173,7 +132,7 @@ impl Peers {
         }
     }
 
-    fn request<Q: Serialize>(&self, peer: &Peer, body: &Q) -> Result<Payload, CallError> {
+    fn request<Q: Serialize>(&self, peer: &Peer, body: &Q) -> Result<Bytes, CallError> {
         let local = self.applied.load();
         let envelope = Envelope {
             group: local.state.incarnation(),
@@ -183,51 +142,11 @@ impl Peers {
             body,
         };
         let bytes = encode("request", &envelope).map_err(|error| peer.not_sent(any(&error).to_string()))?;
-        Ok(Payload { body: bytes.into() })
-    }
-
-    async fn client(&self, peer: &Arc<Peer>) -> Result<Client, CallError> {
-        let mut link = peer.link.subscribe();
-        let begin = peer.link.send_if_modified(|link| match link {
-            Link::Down { retry_at, .. } if *retry_at <= clock::now() => {
-                *link = Link::Dialling;
-                true
-            }
-            _ => false,
-        });
-        if begin {
-            let (dial, dialled) = (Arc::clone(&self.dial), Arc::clone(peer));
-            // A task of its own, because the caller's timeout is shorter than a handshake on a busy machine.
-            self.tasks.spawn("raft-dial", OnExit::Ignore, dialled.connect(dial));
-        }
-        let settled = link.wait_for(|link| !matches!(link, Link::Dialling)).await;
-        match settled.as_deref() {
-            Ok(Link::Up(client)) => Ok(client.clone()),
-            Ok(Link::Down { reason, .. }) => Err(peer.not_sent(reason.clone())),
-            Ok(Link::Dialling) | Err(_) => Err(peer.not_sent("stopped".to_owned())),
-        }
+        Ok(bytes.into())
     }
 }
 
 impl Peer {
-    /// Dials once; until the next attempt is due, callers are told why this one failed.
-    async fn connect(self: Arc<Self>, dial: Dial) {
-        match dial(self.address.clone()).await {
-            Ok(channel) => {
-                let client = RaftClient::new(channel)
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
-                self.link.send_replace(Link::Up(client));
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                let wait = self.backoff.lock().unwrap_or_else(PoisonError::into_inner).next_wait();
-                let retry_at = clock::now() + wait;
-                self.link.send_replace(Link::Down { retry_at, reason });
-            }
-        }
-    }
-
     fn not_sent(&self, reason: String) -> CallError {
         CallError::NotSent {
             id: self.id,
@@ -241,24 +160,6 @@ impl Peer {
             id: self.id,
             address: self.address.clone(),
             reason,
-        }
-    }
-
-    fn failed(&self, status: &Status) -> CallError {
-        let mut cause = status.source();
-        while let Some(error) = cause {
-            if error.is::<tonic::ConnectError>() {
-                return self.not_sent(any(error).to_string());
-            }
-            cause = error.source();
-        }
-        let reason = format!("{:?}: {}", status.code(), status.message());
-        match status.code() {
-            // Refused before anything was done: see `service`.
-            tonic::Code::FailedPrecondition | tonic::Code::PermissionDenied | tonic::Code::ResourceExhausted => {
-                self.not_sent(reason)
-            }
-            _ => self.lost(reason),
         }
     }
 }

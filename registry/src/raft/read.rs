@@ -21,6 +21,7 @@ use super::{
     core::{Core, Lead},
     peers::CallError,
     propose::{self, Error, Origin, Proposal},
+    transport::Method,
     wire::{Failure, Index},
 };
 use crate::catalog::Command;
@@ -172,9 +173,7 @@ impl Checker {
     /// As follower. None = try again.
     async fn ask(&self, id: u64, node: &Node, until: Instant) -> Option<Result<Revision, Error>> {
         let peer = self.core.peers.peer(id, node);
-        let call = self.core.peers.call(&peer, &(), |mut client, payload| async move {
-            client.read_index(payload).await
-        });
+        let call = self.core.peers.call(&peer, Method::ReadIndex, &());
         let told = tokio::select! {
             told = call => told,
             () = self.core.led_by_another(id) => return None,

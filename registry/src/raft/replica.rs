@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use mesh::{
-    identity::Identity,
+    identity::{Identity, Role},
     model::{NodeId, Revision},
     ops::Metrics,
-    runtime::{Backoff, OnExit, Tasks, clock, queue},
+    runtime::{Backoff, Clock, OnExit, Tasks, clock, queue},
 };
 use openraft::{
     SnapshotPolicy,
@@ -17,9 +17,10 @@ use openraft::{
 use proto::raft::v1::raft_server::RaftServer;
 use thiserror::Error as ThisError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
 
 use super::{
-    Admit, Node, NodeStatus, Position, Service, Settings,
+    Admit, Channels, Inside, Method, Node, NodeStatus, Position, Seams, Service, Settings,
     core::{Core, Fresh, Lead},
     disk::Disk,
     keeper::Keeper,
@@ -105,27 +106,10 @@ pub enum Error {
     Raft(String),
 }
 
-/// What a replica stands on, and a simulation puts its own in the place of.
-pub struct Seams {
-    /// Where it keeps its data.
-    pub storage: Storage,
-}
-
-impl Seams {
-    /// Those of the daemon.
-    #[must_use]
-    pub fn real(settings: &Settings) -> Self {
-        Self {
-            storage: Storage::directory(settings.data_dir.clone()),
-        }
-    }
-}
-
 /// One node's replica; clones are the same.
 #[derive(Clone)]
 pub struct Replica {
     core: Arc<Core>,
-    identity: Identity,
     removed: watch::Receiver<bool>,
     tasks: Tasks,
 }
@@ -143,18 +127,22 @@ impl Replica {
         metrics: &Metrics,
         tasks: &Tasks,
     ) -> Result<Self, Error> {
-        let seams = Seams::real(&settings);
-        Self::open_on(seams, settings, identity, publish, metrics, tasks).await
+        let transport = Arc::new(Channels::new(identity, tasks.clone()));
+        let seams = Seams {
+            storage: Storage::directory(settings.data_dir.clone()),
+            transport,
+            clock: Clock::system(),
+        };
+        Self::open_on(seams, settings, publish, metrics, tasks).await
     }
 
-    /// As [`Replica::open`], on any storage.
+    /// As [`Replica::open`], on any storage, with any way to the other nodes, by any clock.
     ///
     /// # Errors
     /// As [`Replica::open`].
     pub async fn open_on(
         seams: Seams,
         settings: Settings,
-        identity: Identity,
         publish: Arc<dyn Publish>,
         metrics: &Metrics,
         tasks: &Tasks,
@@ -182,7 +170,7 @@ impl Replica {
             .map_err(|error| storage(error.to_string()))?;
         let machine = StateMachine::open(disk.clone(), shelf, publish).await;
         let (machine, applied) = machine.map_err(|error| storage(error.to_string()))?;
-        let peers = Arc::new(Peers::new(id, identity.clone(), applied.clone(), tasks.clone()));
+        let peers = Arc::new(Peers::new(id, seams.transport, applied.clone()));
         let config = config(&settings)?;
         let raft = Raft::new(id, config, Network(Arc::clone(&peers)), log, machine).await;
         let raft = raft.map_err(|error| storage(error.to_string()))?;
@@ -192,6 +180,7 @@ impl Replica {
         let core = Arc::new(Core {
             metrics: raft.metrics(),
             settings,
+            clock: seams.clock,
             raft,
             disk,
             applied,
@@ -211,7 +200,6 @@ impl Replica {
         tasks.spawn("raft", OnExit::StopProcess, keeper.run(stop()));
         Ok(Self {
             core,
-            identity,
             removed,
             tasks: tasks.clone(),
         })
@@ -219,8 +207,16 @@ impl Replica {
 
     /// The gRPC service for the other nodes; serve it where clients need no certificate, because `Join` comes without.
     #[must_use]
-    pub fn service(&self, admit: Arc<dyn Admit>) -> RaftServer<Service> {
-        Service::server(Arc::clone(&self.core), self.identity.clone(), admit)
+    pub fn service(&self, identity: Identity, admit: Arc<dyn Admit>) -> RaftServer<Service> {
+        Service::server(Arc::clone(&self.core), identity, admit)
+    }
+
+    /// Answers what another node's [`Transport`] was given. `role` is the caller's, as its certificate says.
+    ///
+    /// # Errors
+    /// What is refused before anything is done: a stranger, a request for another node or another life of the region.
+    pub async fn answer(&self, method: Method, role: Option<Role>, request: &[u8]) -> Result<Bytes, Status> {
+        self.core.answer(method, role, request).await
     }
 
     /// Commits a command, on whichever node leads.
@@ -288,6 +284,29 @@ impl Replica {
     #[must_use]
     pub fn position(&self) -> Position {
         self.core.position()
+    }
+
+    /// The node's wall clock.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.core.clock.clone()
+    }
+
+    /// How Raft stands here.
+    #[must_use]
+    pub fn inside(&self) -> Inside {
+        let metrics = self.core.metrics.borrow();
+        let leader = metrics.vote.leader_id();
+        Inside {
+            vote: (leader.term, leader.node_id, metrics.vote.is_committed()),
+            leads: metrics.state.is_leader(),
+            last: metrics.last_log_index,
+            applied: metrics
+                .last_applied
+                .map(|last| (last.leader_id.term, last.leader_id.node_id, last.index)),
+            purged: metrics.purged.map(|last| last.index),
+            snapshot: metrics.snapshot.map(|last| last.index),
+        }
     }
 
     /// Who leads, whenever that changes.
@@ -365,9 +384,7 @@ impl Replica {
     async fn pass_on(&self, id: u64, node: &Node, change: &Change) -> Tried {
         let peer = self.core.peers.peer(id, node);
         let ask = AskRef::Change(change);
-        let call = self.core.peers.call(&peer, &ask, |mut client, payload| async move {
-            client.propose(payload).await
-        });
+        let call = self.core.peers.call(&peer, Method::Propose, &ask);
         match tokio::time::timeout(CHANGE_MAX, call).await {
             Ok(Ok(Told::Changed(done))) => Tried::Done(done),
             Ok(Ok(Told::NotLeader) | Err(CallError::NotSent { .. })) => Tried::NotLeader,

@@ -6,7 +6,7 @@ use openraft::{AnyError, StorageIOError};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use super::{Node, storage::Blob};
+use super::{Node, runtime::Runtime, storage::Blob};
 use crate::catalog::{Batch, Reply};
 
 openraft::declare_raft_types!(
@@ -18,6 +18,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Node,
         SnapshotData = Blob,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig>;

@@ -5,10 +5,7 @@ use std::{
     time::Duration,
 };
 
-use mesh::{
-    model::{EndpointState, Override, OverrideId, RegionId, ServiceName, WireError},
-    runtime::clock,
-};
+use mesh::model::{EndpointState, Override, OverrideId, RegionId, ServiceName, WireError};
 use proto::admin::v1 as pb;
 
 use super::{Admin, saturating_ms};
@@ -54,7 +51,7 @@ impl Admin {
         if !request.force {
             check_capacity(&state, &region)?;
         }
-        let now = clock::wall();
+        let now = self.parts.clock().wall();
         let ends_at = now.plus(length);
         let id = format!("drill-{:08x}", fastrand::u32(..));
         let order = Override {
@@ -85,7 +82,7 @@ impl Admin {
 
     pub(crate) async fn list_drills(&self, options: pb::ReadOptions) -> Result<pb::DrillList, Error> {
         let reading = self.read(Some(options)).await?;
-        let (state, now) = (&reading.state, clock::wall());
+        let (state, now) = (&reading.state, self.parts.clock().wall());
         let mut drills: BTreeMap<_, _> = state
             .overrides(now)
             .map(|order| (order.id.clone(), foreign(order)))

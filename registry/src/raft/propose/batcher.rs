@@ -20,6 +20,7 @@ use crate::{
         Node,
         core::{Core, Lead},
         peers::CallError,
+        transport::Method,
         wire::{AskRef, Failure, Told},
     },
 };
@@ -138,7 +139,7 @@ impl Batcher {
             return batch;
         }
         let entry = Arc::new(Batch {
-            at: clock::wall(),
+            at: self.core.clock.wall(),
             commands: batch.iter().map(|proposal| proposal.command.clone()).collect(),
         });
         let written = tokio::time::timeout_at(latest(&batch), self.core.raft.client_write(entry)).await;
@@ -184,9 +185,7 @@ impl Batcher {
             patience_ms: u64::try_from(until.saturating_duration_since(clock::now()).as_millis()).unwrap_or(0),
         };
         let peer = self.core.peers.peer(id, node);
-        let call = self.core.peers.call(&peer, &ask, |mut client, payload| async move {
-            client.propose(payload).await
-        });
+        let call = self.core.peers.call(&peer, Method::Propose, &ask);
         let told = tokio::select! {
             told = call => told,
             () = self.core.led_by_another(id) => Err(CallError::Lost { id, address: node.raft_address.clone(), reason: "another node leads now".to_owned() }),

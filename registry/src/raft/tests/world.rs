@@ -165,7 +165,7 @@ impl World {
         let replica = Replica::open(self.settings(id), identity.clone(), publish, &metrics, &tasks)
             .await
             .unwrap();
-        let routes = Routes::new(replica.service(Arc::new(Nobody)));
+        let routes = Routes::new(replica.service(identity.clone(), Arc::new(Nobody)));
         let mut options = Serve::new("raft", ClientAuth::Optional);
         options.drain = Duration::from_millis(100);
         tasks.spawn(
