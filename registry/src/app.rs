@@ -155,14 +155,32 @@ pub async fn start(mut config: Config, join: Option<String>, stop: Stop) -> Resu
     let disk = Disk::new(&config.data_dir);
     let card = card(&config, &disk, join).await?;
     config.trust_domain = card.trust_domain.clone();
-    let tasks = Tasks::new(stop.child());
+    let tasks = Tasks::new(Stop::default());
     let started = Box::pin(assemble(config, card, disk, tasks.clone())).await;
-    if started.is_err() {
+    if let Ok(running) = &started {
+        let replica = running.parts.replica.clone();
+        tasks.spawn(
+            "farewell",
+            OnExit::Ignore,
+            farewell(stop, replica, tasks.stop().clone()),
+        );
+    } else {
         tasks.stop().order();
         // The failure to start is what matters; what had been started ends in its own time.
         let _ = tasks.join(CLOSE_WAIT).await;
     }
     started
+}
+
+/// Passes the order to stop on once another node leads: until then this one goes on serving.
+async fn farewell(ordered: Stop, replica: Replica, stop: Stop) {
+    tokio::select! {
+        () = stop.ordered() => return,
+        () = ordered.ordered() => {}
+    }
+    replica.hand_over().await;
+    drop(replica);
+    stop.order();
 }
 
 async fn card(config: &Config, disk: &Disk, join: Option<String>) -> Result<Card, Error> {
@@ -407,7 +425,7 @@ fn watch_over(parts: &Arc<Parts>, ready: &Ready, metrics: &Metrics) {
         OnExit::StopProcess,
         Gauges::new(Arc::clone(parts), metrics).run(),
     );
-    let pending = ready.hold("a leader and the region's catalogue");
+    let pending = ready.hold("a leader, a vote and the region's catalogue");
     let (parts, stop) = (Arc::clone(parts), tasks.stop().clone());
     tasks.spawn("first-read", OnExit::Ignore, async move {
         until(stop, first_read(parts)).await;
@@ -415,12 +433,13 @@ fn watch_over(parts: &Arc<Parts>, ready: &Ready, metrics: &Metrics) {
     });
 }
 
-/// Returns once this node has answered a linearizable read of an initialised catalogue.
+/// Returns once this node votes and has answered a linearizable read of an initialised catalogue.
 async fn first_read(parts: Arc<Parts>) {
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
         tick.tick().await;
-        if parts.replica.linearize().await.is_ok() && parts.replica.state().region().is_some() {
+        let replica = &parts.replica;
+        if replica.linearize().await.is_ok() && replica.votes() && replica.state().region().is_some() {
             return;
         }
     }

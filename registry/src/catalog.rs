@@ -7,6 +7,7 @@ mod apply;
 mod change;
 mod command;
 mod entry;
+mod level;
 mod record;
 mod state;
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub use command::{
     TokenDigest, TokenRecord, WorkloadLease, WorkloadService,
 };
 pub use entry::{Definition, GatewayHold, Peer, WorkloadHold};
+pub use level::LEVEL;
 pub use record::RecordError;
 pub use state::State;

@@ -47,6 +47,11 @@ impl Admit for Joins {
 impl Joins {
     async fn admit(&self, request: JoinRequest) -> Result<JoinReply, Error> {
         let node = described(&request)?;
+        let region = self.0.replica.state().level();
+        if request.level.max(1) < region {
+            let level = request.level.max(1);
+            return Err(Error::OldProgram { level, region });
+        }
         let digest = secret_digest(&request.secret)?;
         certificate::check_known(&self.0, &digest, |grant| matches!(grant, Grant::Node)).await?;
         let committed = self.0.propose(Command::RedeemToken { digest, region: None }).await?;

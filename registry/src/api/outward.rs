@@ -91,6 +91,16 @@ pub(crate) enum Error {
     /// The node is going away.
     #[error("this node is stopping; use another one")]
     Stopping,
+    /// A new node's program cannot read the region's catalogue.
+    #[error(
+        "this program knows feature level {level} and the region is at {region}; use one as new as the region's nodes"
+    )]
+    OldProgram {
+        /// The program's.
+        level: u32,
+        /// The region's.
+        region: u32,
+    },
     /// The catalogue has no region yet: the node is still catching up.
     #[error("this node has no catalogue yet; use another one or come back")]
     Empty,
@@ -129,7 +139,7 @@ impl Error {
             },
             Self::Membership(error) => membership_verdict(error),
             Self::Peering(error) => peering_verdict(error),
-            Self::Capacity { .. } => (Code::FailedPrecondition, Retry::Never),
+            Self::Capacity { .. } | Self::OldProgram { .. } => (Code::FailedPrecondition, Retry::Never),
             Self::NotAllowed { caller: None, .. } => (Code::Unauthenticated, Retry::Never),
             Self::NotAllowed { caller: Some(_), .. } => (Code::PermissionDenied, Retry::Never),
             Self::Denied(_) => (Code::PermissionDenied, Retry::Never),
@@ -146,6 +156,7 @@ impl Error {
 fn propose_verdict(error: &propose::Error) -> (Code, Retry) {
     match error {
         propose::Error::NoLeader { .. } | propose::Error::Stopped => (Code::Unavailable, Retry::Later),
+        propose::Error::Level { .. } => (Code::FailedPrecondition, Retry::Never),
         propose::Error::Full { .. } => (Code::ResourceExhausted, Retry::Later),
         propose::Error::TooLarge { .. } => (Code::InvalidArgument, Retry::Never),
         propose::Error::DiskFull { .. } => (Code::ResourceExhausted, Retry::Never),

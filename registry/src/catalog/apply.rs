@@ -160,6 +160,7 @@ impl Transaction<'_> {
             Command::EndDrill(id) => self.end_drill(id),
             Command::Sweep => self.sweep(),
             Command::AllocateNode => self.allocate_node(),
+            Command::RaiseLevel(level) => Ok(self.raise_level(*level)),
         }
     }
 

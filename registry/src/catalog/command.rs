@@ -141,6 +141,8 @@ pub enum Command {
     Sweep,
     /// Takes the next node id; replies with [`Reply::Node`].
     AllocateNode,
+    /// Every node's program reads this feature level; ignored when it is not above the current one.
+    RaiseLevel(u32),
 }
 
 /// Who holds a lease.

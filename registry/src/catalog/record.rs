@@ -11,7 +11,7 @@ use mesh::{
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use super::{State, TokenDigest};
+use super::{LEVEL, State, TokenDigest};
 
 /// Layout of the values. Fields are only ever added in a new version.
 const VERSION: u8 = 1;
@@ -31,6 +31,14 @@ pub enum RecordError {
         key: Vec<u8>,
         /// The layout it has.
         found: u8,
+    },
+    /// All of it is of a newer program.
+    #[error(
+        "the catalogue is at feature level {found}, this program knows {LEVEL}; use a program as new as the region's others"
+    )]
+    Level {
+        /// The level that it has.
+        found: u32,
     },
     /// Its value does not decode.
     #[error("record {key:?} is damaged; restore this node from a peer or a snapshot")]
@@ -62,6 +70,7 @@ pub(super) enum RecordKey {
     Override(OverrideId),
     Region(RegionId),
     Probe(ServiceName),
+    Level,
 }
 
 fn join(kind: u8, parts: &[&dyn Display]) -> Vec<u8> {
@@ -102,6 +111,7 @@ impl RecordKey {
             Self::Override(id) => join(13, &[id]),
             Self::Region(region) => join(14, &[region]),
             Self::Probe(name) => service(15, name),
+            Self::Level => vec![24],
         }
     }
 
@@ -131,6 +141,7 @@ impl RecordKey {
             13 => Self::Override(part()?.parse().ok()?),
             14 => Self::Region(part()?.parse().ok()?),
             15 => Self::Probe(name(part(), part())?),
+            24 => Self::Level,
             _ => return None,
         };
         // What does not encode to the same bytes is no key of ours.
@@ -191,6 +202,7 @@ impl State {
             RecordKey::Override(id) => value(self.overrides.get(id)?),
             RecordKey::Region(region) => value(self.regions.get(region)?),
             RecordKey::Probe(name) => value(self.probes.get(name)?),
+            RecordKey::Level => value(&self.level).filter(|_| self.level > 0),
         }
     }
 
@@ -223,6 +235,7 @@ impl State {
             .chain(self.overrides.keys().cloned().map(RecordKey::Override))
             .chain(self.regions.keys().cloned().map(RecordKey::Region))
             .chain(self.probes.keys().cloned().map(RecordKey::Probe))
+            .chain(std::iter::once(RecordKey::Level))
     }
 
     /// Puts a state together again, from records in any order.
@@ -235,6 +248,9 @@ impl State {
         let mut state = Self::default();
         for (key, bytes) in records {
             state.read_record(key.as_ref(), bytes.as_ref())?;
+        }
+        if state.level() > LEVEL {
+            return Err(RecordError::Level { found: state.level() });
         }
         state.derive();
         Ok(state)
@@ -262,6 +278,7 @@ impl State {
             RecordKey::Probe(name) => {
                 self.probes.insert(name, read(key, bytes)?);
             }
+            RecordKey::Level => self.level = read(key, bytes)?,
         }
         Ok(())
     }

@@ -37,6 +37,8 @@ pub struct State {
     pub(super) regions: OrdMap<RegionId, Arc<RegionStatus>>,
     /// Slot of each service's virtual address.
     pub(super) probes: OrdMap<ServiceName, u16>,
+    /// Zero = never raised.
+    pub(super) level: u32,
     /// From here on derived from the maps above, not recorded.
     pub(super) virtual_v4: OrdMap<IpAddr, ServiceName>,
     pub(super) proxies: OrdMap<Namespace, u32>,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     api::OPERATOR_LIFETIME,
     authority::Authority,
-    catalog::{Command, Reply},
+    catalog::{Command, LEVEL, Reply},
     config::Config,
     raft::{Node, Replica},
     watch::NoPublish,
@@ -143,10 +143,12 @@ async fn first_entry(config: &Config, authority: &Authority, bundle: &Bundle, sv
             bundle: bundle.clone(),
             authority: authority.record(),
         };
-        match replica.propose(command).await?.reply {
-            Reply::Refused(refusal) => Err(Error::Refused(refusal)),
-            _ => Ok(()),
+        if let Reply::Refused(refusal) = replica.propose(command).await?.reply {
+            return Err(Error::Refused(refusal));
         }
+        // Nobody older is there.
+        replica.propose(Command::RaiseLevel(LEVEL)).await?;
+        Ok(())
     }
     .await;
     drop(replica);

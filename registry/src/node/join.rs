@@ -16,7 +16,7 @@ use super::{
     Error,
     disk::{Card, Disk},
 };
-use crate::config::Config;
+use crate::{catalog::LEVEL, config::Config};
 
 /// How long a new node tries to reach a node of its region: the others may be starting, too.
 const REACH_WAIT: Duration = Duration::from_secs(60);
@@ -43,6 +43,7 @@ pub(crate) async fn join(config: &Config, token: &str) -> Result<Card, Error> {
         api_address: config.advertise.api.clone(),
         federation_address: config.advertise.federation.clone(),
         zone: config.node.zone.to_string(),
+        level: LEVEL,
     };
     let reply = ask(&token, request).await?;
     let refuse = |text: &str| Error::JoinRefused(text.to_owned());

@@ -29,7 +29,7 @@ use super::{
     type_config::{TypeConfig, any, decode, encode},
     wire::{Answer, Ask, Envelope, Failure, Index, Told},
 };
-use crate::catalog::Command;
+use crate::catalog::{Command, LEVEL};
 
 /// What a request turned out to be.
 enum Opened<T> {
@@ -139,6 +139,12 @@ impl Core {
                 Tried::Done(done) => Told::Changed(done),
                 Tried::NotLeader => Told::NotLeader,
             },
+            Ask::Elect => {
+                // An error means that this node is stopping; the leader that goes asks another one.
+                let stands = self.raft.trigger().elect().await;
+                stands.map_or(Told::NotLeader, |()| Told::Standing)
+            }
+            Ask::Level => Told::Level(LEVEL),
         };
         reply(&Answer::Body(told))
     }

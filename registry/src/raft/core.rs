@@ -1,7 +1,10 @@
 //! What the parts of a replica share: the running Raft, who leads, and what is applied.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,8 +38,12 @@ pub(crate) struct Core {
     pub(crate) reads: queue::Sender<Reader>,
     pub(crate) leader: watch::Sender<Option<NodeId>>,
     pub(crate) fresh: Fresh,
-    /// One change of the members at a time; held over the whole change, which waits for the new node.
+    /// One change of the members at a time; not held while a new node catches up.
     pub(crate) change: tokio::sync::Mutex<()>,
+    /// This node hands its leadership over and writes nothing more.
+    pub(crate) leaving: AtomicBool,
+    /// When the newest change of the leader was noticed. Guards one value.
+    pub(crate) leader_since: Mutex<Instant>,
 }
 
 /// Who leads, as far as this node knows.
@@ -56,7 +63,7 @@ impl Core {
         let metrics = self.metrics.borrow();
         match metrics.current_leader {
             Some(leader) if leader == self.id() => {
-                if !metrics.state.is_leader() || self.is_cut_off(&metrics) {
+                if !metrics.state.is_leader() || self.leaving.load(Ordering::Acquire) || self.is_cut_off(&metrics) {
                     return Lead::Nobody;
                 }
                 Lead::Me
@@ -83,6 +90,24 @@ impl Core {
             // Raft has ended; the stop that follows ends the waiting.
             std::future::pending::<()>().await;
         }
+    }
+
+    /// For how long the leader has been the same.
+    pub(crate) fn led_for(&self) -> Duration {
+        self.leader_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
+    /// Whether this node has a vote, as far as it knows.
+    pub(crate) fn votes(&self) -> bool {
+        let id = self.id();
+        self.metrics
+            .borrow()
+            .membership_config
+            .voter_ids()
+            .any(|voter| voter == id)
     }
 
     pub(crate) fn leader(&self) -> watch::Receiver<Option<NodeId>> {

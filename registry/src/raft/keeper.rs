@@ -1,13 +1,21 @@
 //! Watches over one replica: tells who leads, looks at the room on the disk, and ends the process when Raft has failed or
 //! this node was removed, instead of serving half alive.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
-use mesh::{model::NodeId, ops::Metrics, runtime::Stop};
+use mesh::{
+    model::NodeId,
+    ops::Metrics,
+    runtime::{Stop, clock},
+};
 use metrics::Gauge;
 use tracing::{error, info, warn};
 
 use super::core::Core;
+use crate::catalog::LEVEL;
 
 /// A removed node ends after this: the answer that it was removed may have to leave first.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -96,12 +104,22 @@ impl Keeper {
         self.core.leader.send_if_modified(|known| {
             let changed = *known != leader;
             if changed {
+                *self.core.leader_since.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
                 info!(node = id, term = metrics.current_term, leader = ?leader, "leader changed");
             }
             *known = leader;
             changed
         });
         let local = self.core.applied.load();
+        if local.state.level() > LEVEL {
+            error!(
+                node = self.core.id(),
+                level = local.state.level(),
+                known = LEVEL,
+                "this program is older than its region; it stops. Start one that is as new as the others'"
+            );
+            return false;
+        }
         let members = local.membership.membership();
         if local.membership.log_id().is_some() {
             self.core

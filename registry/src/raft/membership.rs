@@ -24,6 +24,10 @@ use super::{
 
 /// How long a new node may take to catch up: a large catalogue over a slow link, and longer than an operator waits gladly.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
+/// A new node that does not answer at all for so long died while it joined; it may have to start first.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at a node that catches up.
+const LOOK: Duration = Duration::from_millis(500);
 /// So close to the end of the log a node counts as caught up: with one batch under way there is always something missing.
 const LAG_MAX: u64 = 10;
 /// For a change's own entries.
@@ -122,9 +126,6 @@ pub(crate) enum Tried {
 impl Core {
     /// Makes a change, if this node leads.
     pub(crate) async fn change(&self, change: &Change) -> Tried {
-        let Ok(_one) = self.change.try_lock() else {
-            return Tried::Done(Err(Error::Busy));
-        };
         if !matches!(self.lead(), Lead::Me) {
             return Tried::NotLeader;
         }
@@ -139,11 +140,34 @@ impl Core {
         }
     }
 
+    /// Learner first, then voter. Others may change the group while the new node catches up.
     async fn add(&self, id: u64, node: Node) -> Result<(), Fault> {
+        if self.add_learner(id, node).await? {
+            return Ok(()); // a repeated request
+        }
+        match self.caught_up(id).await {
+            Err(Fault::Error(error)) => {
+                self.give_up(id).await?;
+                Err(error.into())
+            }
+            Err(fault) => Err(fault),
+            Ok(()) => {
+                let _one = self.turn().await?;
+                let vote = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+                confirmed(self.raft.change_membership(vote, true)).await?;
+                info!(node = id, "node votes now");
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns whether it votes already.
+    async fn add_learner(&self, id: u64, node: Node) -> Result<bool, Fault> {
+        let _one = self.turn().await?;
         let membership = self.metrics.borrow().membership_config.clone();
         let known: BTreeMap<u64, Node> = membership.nodes().map(|(id, node)| (*id, node.clone())).collect();
         if membership.voter_ids().any(|voter| voter == id) && known.get(&id) == Some(&node) {
-            return Ok(()); // a repeated request
+            return Ok(true);
         }
         for (other, taken) in &known {
             let what = if *other == id && *taken != node {
@@ -157,36 +181,55 @@ impl Core {
         }
         info!(node = id, address = node.raft_address, "adding a node");
         confirmed(self.raft.add_learner(id, node, false)).await?;
-        if let Err(lag) = self.caught_up(id).await {
-            let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-            confirmed(self.raft.change_membership(gone, false)).await?;
-            let waited = CATCH_UP_MAX;
-            return Err(Error::NotCaughtUp { node: id, lag, waited }.into());
-        }
-        confirmed(
-            self.raft
-                .change_membership(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true),
-        )
-        .await?;
-        info!(node = id, "node votes now");
-        Ok(())
+        Ok(false)
     }
 
-    /// Waits until a learner lacks next to nothing; an error is what it lacks.
-    async fn caught_up(&self, id: u64) -> Result<(), u64> {
-        let mut metrics = self.metrics.clone();
-        let near = metrics.wait_for(|metrics| lag(metrics, id).is_some_and(|lag| lag <= LAG_MAX));
-        let near = tokio::time::timeout(CATCH_UP_MAX, near)
-            .await
-            .is_ok_and(|near| near.is_ok());
-        if near {
+    /// A node that does not come is taken out again, unless another request has made it a voter meanwhile.
+    async fn give_up(&self, id: u64) -> Result<(), Fault> {
+        let _one = self.turn().await?;
+        let members = self.metrics.borrow().membership_config.clone();
+        if members.voter_ids().any(|voter| voter == id) || members.nodes().all(|(member, _)| *member != id) {
             return Ok(());
         }
-        let metrics = self.metrics.borrow();
-        Err(lag(&metrics, id).unwrap_or_else(|| metrics.last_log_index.unwrap_or(0)))
+        let gone = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        confirmed(self.raft.change_membership(gone, false)).await
+    }
+
+    /// Changes take turns; each is a few round trips.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Fault> {
+        let turn = tokio::time::timeout(COMMIT_MAX, self.change.lock()).await;
+        turn.map_err(|_| Error::Busy.into())
+    }
+
+    /// Waits until a learner lacks next to nothing. Gives up early on one that does not answer at all: it died.
+    async fn caught_up(&self, id: u64) -> Result<(), Fault> {
+        let (begun, mut metrics) = (clock::now(), self.metrics.clone());
+        loop {
+            if !matches!(self.lead(), Lead::Me) {
+                return Err(Fault::NotLeader);
+            }
+            let lacks = lag(&metrics.borrow_and_update(), id);
+            // One that never answered may lack little of a short log, and must not get a vote.
+            let answers = has_answered(&metrics.borrow(), id) && self.is_live(id);
+            if answers && lacks.is_some_and(|lag| lag <= LAG_MAX) {
+                return Ok(());
+            }
+            let waited = begun.elapsed();
+            let silent = self.peers.heard(id).map_or(waited, |heard| heard.min(waited));
+            if waited >= CATCH_UP_MAX || silent >= SILENT_MAX {
+                let lag = lacks.unwrap_or_else(|| metrics.borrow().last_log_index.unwrap_or(0));
+                return Err(Error::NotCaughtUp { node: id, lag, waited }.into());
+            }
+            tokio::select! {
+                // An end of the watch is an end of the process, which the next look sees.
+                _ = metrics.changed() => tokio::task::yield_now().await,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
     }
 
     async fn remove(&self, id: u64) -> Result<(), Fault> {
+        let _one = self.turn().await?;
         let membership = self.metrics.borrow().membership_config.clone();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let is_member = membership.nodes().any(|(member, _)| *member == id);
@@ -255,6 +298,12 @@ fn lag(metrics: &openraft::RaftMetrics<u64, Node>, id: u64) -> Option<u64> {
         .get(&id)?
         .map_or(0, |log_id| log_id.index + 1);
     Some((metrics.last_log_index.unwrap_or(0) + 1).saturating_sub(matched))
+}
+
+/// Whether a node has taken any entry at all.
+fn has_answered(metrics: &openraft::RaftMetrics<u64, Node>, id: u64) -> bool {
+    let replication = metrics.replication.as_ref();
+    replication.is_some_and(|nodes| nodes.get(&id).is_some_and(Option::is_some))
 }
 
 /// Refuses a removal after which too few voters answer. Pure.

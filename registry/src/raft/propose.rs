@@ -107,7 +107,7 @@ fn encoded_bytes(command: &Command) -> usize {
 fn repeatable(command: &Command) -> bool {
     match command {
         // Another node id is skipped, which nobody was told.
-        Command::Noop | Command::Sweep | Command::AllocateNode => true,
+        Command::Noop | Command::Sweep | Command::AllocateNode | Command::RaiseLevel(_) => true,
         // Guarded by the epoch of a lease that only the caller holds.
         Command::SetWorkloadState { .. }
         | Command::SetGatewayState { .. }

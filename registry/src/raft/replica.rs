@@ -1,7 +1,12 @@
 //! One node's part in the region's Raft group: what the rest of the registry holds. Opens the disk, starts Raft and the
 //! tasks around it, and ends the process when Raft has failed or this node was removed, instead of serving half alive.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use mesh::{
@@ -10,10 +15,7 @@ use mesh::{
     ops::Metrics,
     runtime::{Backoff, Clock, OnExit, Tasks, clock, queue},
 };
-use openraft::{
-    SnapshotPolicy,
-    error::{InitializeError, RaftError},
-};
+use openraft::error::{InitializeError, RaftError};
 use proto::raft::v1::raft_server::RaftServer;
 use thiserror::Error as ThisError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +34,7 @@ use super::{
     read::{Checker, READERS_MAX, Reader},
     snapshot::{self, Shelf, SnapshotError},
     state_machine::{StateMachine, header},
+    steward::Steward,
     storage::{Engine, EngineError, Space, Storage, Writes},
     type_config::{Raft, any},
     wire::{AskRef, Failure, Told},
@@ -45,7 +48,6 @@ use crate::{
 const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
 const NODE_KEY: &[u8] = b"node";
-const MIB: u64 = 1 << 20;
 
 /// Why a replica cannot be opened.
 #[derive(Debug, ThisError)]
@@ -171,7 +173,7 @@ impl Replica {
         let machine = StateMachine::open(disk.clone(), shelf, publish).await;
         let (machine, applied) = machine.map_err(|error| storage(error.to_string()))?;
         let peers = Arc::new(Peers::new(id, seams.transport, applied.clone()));
-        let config = config(&settings)?;
+        let config = settings.consensus().map_err(Error::Raft)?;
         let raft = Raft::new(id, config, Network(Arc::clone(&peers)), log, machine).await;
         let raft = raft.map_err(|error| storage(error.to_string()))?;
         let (proposals, proposal_queue) = queue::bounded(metrics, "propose", QUEUE_MAX);
@@ -190,12 +192,16 @@ impl Replica {
             leader: watch::Sender::new(None),
             fresh: Fresh::default(),
             change: tokio::sync::Mutex::default(),
+            leaving: AtomicBool::default(),
+            leader_since: Mutex::new(clock::now()),
         });
         let stop = || tasks.stop().clone();
         let batcher = Batcher::new(Arc::clone(&core), proposal_queue, metrics);
         tasks.spawn("raft-propose", OnExit::StopProcess, batcher.run(stop()));
         let checker = Checker::new(Arc::clone(&core), read_queue, metrics);
         tasks.spawn("raft-read", OnExit::StopProcess, checker.run(stop()));
+        let steward = Steward::new(Arc::clone(&core));
+        tasks.spawn("raft-steward", OnExit::StopProcess, steward.run(stop()));
         let keeper = Keeper::new(Arc::clone(&core), metrics);
         tasks.spawn("raft", OnExit::StopProcess, keeper.run(stop()));
         Ok(Self {
@@ -226,6 +232,10 @@ impl Replica {
     pub async fn propose(&self, command: Command) -> Result<Committed, propose::Error> {
         if *self.removed.borrow() {
             return Err(propose::Error::Removed);
+        }
+        let (needs, level) = (command.level(), self.core.applied.load().state.level());
+        if needs > level {
+            return Err(propose::Error::Level { needs, level });
         }
         let (proposal, answer) = Proposal::new(command, Origin::Here, PATIENCE)?;
         self.core.proposals.offer(proposal).map_err(|refused| match refused {
@@ -315,6 +325,18 @@ impl Replica {
         self.core.leader()
     }
 
+    /// Whether this node has a vote.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        self.core.votes()
+    }
+
+    /// Before an ordered stop: makes another voter lead, if this node does, so that writes wait for moments instead of an
+    /// election. Takes three seconds at most with the default timers; false when nobody took it.
+    pub async fn hand_over(&self) -> bool {
+        self.core.hand_over().await
+    }
+
     /// All members of the group.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
@@ -389,7 +411,7 @@ impl Replica {
             Ok(Ok(Told::Changed(done))) => Tried::Done(done),
             Ok(Ok(Told::NotLeader) | Err(CallError::NotSent { .. })) => Tried::NotLeader,
             Ok(Err(CallError::Removed { .. })) => Tried::Done(Err(propose::Error::Removed.into())),
-            Ok(Ok(Told::Proposed(_)) | Err(CallError::Lost { .. })) | Err(_) => {
+            Ok(Ok(Told::Proposed(_) | Told::Standing | Told::Level(_)) | Err(CallError::Lost { .. })) | Err(_) => {
                 let waited = CHANGE_MAX;
                 Tried::Done(Err(membership::Error::Unknown { waited }))
             }
@@ -404,8 +426,8 @@ impl Replica {
         }
     }
 
-    /// The catalogue at one revision as a snapshot's bytes, in parts; writes go on meanwhile. Parts end early when the
-    /// receiver is dropped; a snapshot that lacks its end is refused by [`super::restore`].
+    /// The catalogue at one revision as a snapshot's bytes, in parts, while writes go on. A snapshot that lacks its end is
+    /// refused by [`super::restore`].
     #[must_use]
     pub fn snapshot(&self) -> mpsc::Receiver<Bytes> {
         let (parts, receiver) = mpsc::channel(4);
@@ -428,38 +450,14 @@ impl Replica {
 
 #[cfg(test)]
 impl Replica {
-    pub(crate) fn core_metrics(&self) -> openraft::RaftMetrics<u64, Node> {
-        self.core.metrics.borrow().clone()
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
     }
 
     /// As if so much were free; none = as it is.
     pub(crate) fn pretend_room(&self, free_mib: Option<u64>) {
         self.core.disk.pretend(free_mib);
     }
-}
-
-fn config(settings: &Settings) -> Result<Arc<openraft::Config>, Error> {
-    let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let config = openraft::Config {
-        cluster_name: "isthmus".to_owned(),
-        heartbeat_interval: ms(settings.heartbeat),
-        election_timeout_min: ms(settings.election_min),
-        election_timeout_max: ms(settings.election_max),
-        // A part of a snapshot that takes longer is sent again from the beginning, so this must not be short.
-        install_snapshot_timeout: 60_000,
-        max_payload_entries: 1024,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_every),
-        // More than is snapshotted at once, else every snapshot would be sent to every follower.
-        replication_lag_threshold: settings.snapshot_every * 2,
-        snapshot_max_chunk_size: MIB,
-        max_in_snapshot_log_to_keep: settings.snapshot_every / 2,
-        purge_batch_size: (settings.snapshot_every / 2).min(1000),
-        ..openraft::Config::default()
-    };
-    config
-        .validate()
-        .map(Arc::new)
-        .map_err(|error| Error::Raft(error.to_string()))
 }
 
 /// Notes format and node in a new database; refuses a newer format and another node's.

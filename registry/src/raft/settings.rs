@@ -1,9 +1,10 @@
 //! Settings of a replica. Promises that what it accepts works together (a heartbeat that fits into an election timeout, a
 //! log that is kept long enough); reads no file itself.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use mesh::{model::NodeId, ops::Section};
+use openraft::SnapshotPolicy;
 
 /// What a replica needs to know. The timers must be the same on all nodes of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub struct Settings {
     /// `disk_reserve_mib`: writes are refused while less is free in `data_dir`. Default 64: the database must never meet
     /// the end of the disk, because after a failed write it has to be opened anew.
     pub disk_reserve_mib: u64,
+    /// `replace_after`: a node that was silent for so long is removed once a new node votes in its place, and a node that
+    /// died while it joined is removed without one. Default 10 min: longer than a restart of a machine. `0s` = never.
+    pub replace_after: Duration,
 }
 
 impl Settings {
@@ -40,6 +44,7 @@ impl Settings {
             election_max: Duration::from_millis(1200),
             snapshot_every: 10_000,
             disk_reserve_mib: 64,
+            replace_after: Duration::from_secs(600),
         }
     }
 
@@ -53,11 +58,34 @@ impl Settings {
             election_max: section.or("election_max", defaults.election_max),
             snapshot_every: section.or("snapshot_every", defaults.snapshot_every),
             disk_reserve_mib: section.or("disk_reserve_mib", defaults.disk_reserve_mib),
+            replace_after: section.or("replace_after", defaults.replace_after),
             ..defaults
         };
         settings.check(section);
         section.finish_section();
         settings
+    }
+
+    /// As openraft takes them.
+    pub(super) fn consensus(&self) -> Result<Arc<openraft::Config>, String> {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: "isthmus".to_owned(),
+            heartbeat_interval: ms(self.heartbeat),
+            election_timeout_min: ms(self.election_min),
+            election_timeout_max: ms(self.election_max),
+            // A part of a snapshot that takes longer is sent again from the beginning, so this must not be short.
+            install_snapshot_timeout: 60_000,
+            max_payload_entries: 1024,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_every),
+            // More than is snapshotted at once, else every snapshot would be sent to every follower.
+            replication_lag_threshold: self.snapshot_every * 2,
+            snapshot_max_chunk_size: 1 << 20,
+            max_in_snapshot_log_to_keep: self.snapshot_every / 2,
+            purge_batch_size: (self.snapshot_every / 2).min(1000),
+            ..openraft::Config::default()
+        };
+        config.validate().map(Arc::new).map_err(|error| error.to_string())
     }
 
     fn check(&self, section: &Section) {
@@ -95,6 +123,16 @@ impl Settings {
             section.fault(
                 "snapshot_every",
                 format!("{} is not between 100 and 1000000", self.snapshot_every),
+            );
+        }
+        if !self.replace_after.is_zero() && self.replace_after < self.election_max * 10 {
+            section.fault(
+                "replace_after",
+                format!(
+                    "{} is under ten times election_max {}; a restart takes longer (0s = never)",
+                    ms(self.replace_after),
+                    ms(self.election_max)
+                ),
             );
         }
         if self.disk_reserve_mib < 16 {

@@ -2,5 +2,6 @@
 
 mod cut;
 mod group;
+mod members;
 mod store;
 mod world;

@@ -47,6 +47,10 @@ pub(crate) enum Ask {
     },
     /// A change of the members.
     Change(Change),
+    /// From a leader that goes: stand for election now.
+    Elect,
+    /// Which feature level does your program know?
+    Level,
 }
 
 /// As [`Ask`], without owning the commands; the same bytes.
@@ -57,6 +61,8 @@ pub(crate) enum AskRef<'a> {
         patience_ms: u64,
     },
     Change(&'a Change),
+    Elect,
+    Level,
 }
 
 /// The leader's answer.
@@ -68,6 +74,10 @@ pub(crate) enum Told {
     Changed(Result<(), membership::Error>),
     /// Nothing was done: the asked node does not lead.
     NotLeader,
+    /// The asked node stands for election.
+    Standing,
+    /// The newest feature level that its program knows.
+    Level(u32),
 }
 
 /// The answer to `ReadIndex`.
@@ -107,6 +117,12 @@ mod tests {
             panic!("another variant");
         };
         assert_eq!((commands.len(), patience_ms), (1, 7));
+        for (borrowed, owned) in [(AskRef::Elect, Ask::Elect), (AskRef::Level, Ask::Level)] {
+            assert_eq!(
+                encode("ask", &borrowed).expect("encodes"),
+                encode("ask", &owned).expect("encodes")
+            );
+        }
         let change = Change::Remove { id: 3 };
         let bytes = encode("ask", &AskRef::Change(&change)).expect("encodes");
         assert!(matches!(

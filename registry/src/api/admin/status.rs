@@ -44,6 +44,7 @@ impl Admin {
             services: state.service_count() as u64,
             endpoints: state.all_endpoints().count() as u64,
             unverified_endpoints: state.unverified_count() as u64,
+            level: state.level(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             trust_domain: parts.trust_domain.to_string(),
             gateways: state.gateways().map(|gateway| (**gateway).clone().into()).collect(),
@@ -138,7 +139,8 @@ fn node_warnings(facts: &Facts<'_>, out: &mut Vec<String>) {
         .collect();
     for node in &gone {
         out.push(format!(
-            "node {} at {} does not answer; start it, or replace it: isthmus registry remove-node {}, then join a new one",
+            "node {} at {} does not answer; start it, or let a new one join: this one then goes by itself (raft.replace_after), \
+             or at once with isthmus registry remove-node {}",
             node.id, node.node.raft_address, node.id
         ));
     }

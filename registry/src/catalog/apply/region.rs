@@ -6,7 +6,7 @@ use mesh::{
 };
 
 use super::{Outcome, Transaction, not_owner};
-use crate::catalog::{AuthorityRecord, Refusal, Reply};
+use crate::catalog::{AuthorityRecord, Refusal, Reply, record::RecordKey};
 
 impl Transaction<'_> {
     pub(super) fn init(
@@ -65,6 +65,14 @@ impl Transaction<'_> {
         self.own_region()?;
         self.set_authority(authority.clone());
         Ok(Reply::Done)
+    }
+
+    pub(super) fn raise_level(&mut self, level: u32) -> Reply {
+        if level > self.state.level() {
+            self.state.level = level;
+            self.dirty.insert(RecordKey::Level);
+        }
+        Reply::Done
     }
 
     pub(super) fn allocate_node(&mut self) -> Outcome {

@@ -208,7 +208,8 @@ impl Batcher {
                 batch.into_iter().for_each(|proposal| proposal.fail(Error::Removed));
                 Vec::new()
             }
-            Ok(Told::Proposed(_) | Told::Changed(_)) | Err(CallError::Lost { .. }) => {
+            Ok(Told::Proposed(_) | Told::Changed(_) | Told::Standing | Told::Level(_))
+            | Err(CallError::Lost { .. }) => {
                 debug!(
                     leader = id,
                     commands = batch.len(),

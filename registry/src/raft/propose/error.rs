@@ -52,4 +52,14 @@ pub enum Error {
     /// This node is going away, or its disk failed (its log says which).
     #[error("this node has stopped; use another one")]
     Stopped,
+    /// Nothing was changed; every node needs a program that knows it.
+    #[error(
+        "this needs feature level {needs} and the region is at {level}: at least one node runs an older program; upgrade it"
+    )]
+    Level {
+        /// From which on it is known.
+        needs: u32,
+        /// The region's.
+        level: u32,
+    },
 }

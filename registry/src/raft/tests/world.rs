@@ -70,6 +70,7 @@ pub(super) struct World {
     nodes: BTreeMap<u64, (Node, std::net::SocketAddr)>,
     pub(super) running: BTreeMap<u64, Running>,
     pub(super) snapshot_every: u64,
+    pub(super) replace_after: Duration,
 }
 
 impl World {
@@ -92,6 +93,7 @@ impl World {
             nodes: BTreeMap::new(),
             running: BTreeMap::new(),
             snapshot_every: 10_000,
+            replace_after: Duration::ZERO,
         }
     }
 
@@ -106,7 +108,16 @@ impl World {
 
     /// Three voters.
     pub(super) async fn three() -> Self {
-        let mut world = Self::single().await;
+        Self::three_with(Duration::ZERO).await
+    }
+
+    /// Three voters with a setting of their own.
+    pub(super) async fn three_with(replace_after: Duration) -> Self {
+        let mut world = Self::new();
+        world.replace_after = replace_after;
+        world.start(1).await;
+        world.replica(1).initialise(world.node(1)).await.unwrap();
+        world.leader().await;
         for id in [2, 3] {
             world.start(id).await;
             world.replica(1).add_node(NodeId(id), world.node(id)).await.unwrap();
@@ -132,6 +143,7 @@ impl World {
     pub(super) fn settings(&self, id: u64) -> Settings {
         let mut settings = Settings::new(self.path(id), NodeId(id));
         settings.snapshot_every = self.snapshot_every;
+        settings.replace_after = self.replace_after;
         settings
     }
 
@@ -180,6 +192,17 @@ impl World {
             metrics,
         };
         self.running.insert(id, running);
+    }
+
+    /// `Init`, as a region's first command.
+    pub(super) fn first_command(&self) -> Command {
+        Command::Init {
+            region: RegionId::parse("eu").unwrap(),
+            trust_domain: self.authority.trust_domain().clone(),
+            incarnation: mesh::model::Incarnation(7),
+            bundle: self.root.bundle(1).unwrap(),
+            authority: self.authority.record(),
+        }
     }
 
     pub(super) async fn stop(&mut self, id: u64) {

@@ -1,0 +1,200 @@
+//! Who counts, who comes, who goes, and what an upgrade may do.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use mesh::{
+    identity::Role,
+    model::NodeId,
+    ops::Metrics,
+    runtime::{Stop, Tasks, clock},
+};
+
+use super::world::{World, allocate, eventually};
+use crate::{
+    catalog::{Command, LEVEL},
+    raft::{Error, Node, Replica, membership, propose},
+    watch::NoPublish,
+};
+
+fn voters(replica: &Replica) -> Vec<u64> {
+    let nodes = replica.nodes();
+    nodes.iter().filter(|node| node.voter).map(|node| node.id.0).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_does_not_count_for_the_quorum() {
+    let mut world = World::single().await;
+    world.start(2).await;
+    world.replica(1).add_node(NodeId(2), world.node(2)).await.unwrap();
+    world.start(3).await;
+    let leader = world.leader().await;
+    let replica = world.replica(leader);
+    replica.core().raft.add_learner(3, world.node(3), true).await.unwrap();
+    let learner = world.replica(3);
+    learner.linearize().await.expect("it reads");
+    assert!(!learner.votes(), "but has no vote, and is not ready");
+    assert!(replica.votes());
+    world.stop(3 - leader).await;
+    let refused = replica.propose(Command::Sweep).await.expect_err("one of two voters");
+    assert!(
+        matches!(
+            refused,
+            propose::Error::NoLeader { .. } | propose::Error::Unknown { .. }
+        ),
+        "{refused}"
+    );
+    world.start(3 - leader).await;
+    allocate(&world.replica(3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_dies_while_it_joins_blocks_nobody() {
+    let mut world = World::single().await;
+    let dead = Node {
+        raft_address: "127.0.0.1:1".into(),
+        ..Node::default()
+    };
+    let (joining, begun) = (world.replica(1), clock::now());
+    let never = async { joining.add_node(NodeId(9), dead).await };
+    let replica = world.replica(1);
+    let others = async {
+        eventually("the dead node is a learner", || {
+            replica
+                .nodes()
+                .iter()
+                .any(|node| node.id.0 == 9 && !node.voter)
+                .then_some(())
+        })
+        .await;
+        world.start(2).await;
+        world.replica(1).add_node(NodeId(2), world.node(2)).await.unwrap();
+        world.replica(1).remove_node(NodeId(2)).await.unwrap();
+        begun.elapsed()
+    };
+    let (refused, took) = tokio::join!(never, others);
+    assert!(
+        matches!(refused, Err(membership::Error::NotCaughtUp { node: 9, .. })),
+        "{refused:?}"
+    );
+    assert!(took < begun.elapsed(), "the others did not wait for it: {took:?}");
+    let left: Vec<u64> = world.replica(1).nodes().iter().map(|node| node.id.0).collect();
+    assert_eq!(left, [1], "the dead one was taken out again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_node_is_removed_once_its_replacement_votes() {
+    let after = Duration::from_secs(3);
+    let mut world = World::three_with(after).await;
+    let dead = world.leader().await;
+    world.stop(dead).await;
+    let stopped = clock::now();
+    let one = *world.running.keys().next().unwrap();
+    eventually("it is silent for long, and still a member", || {
+        assert_eq!(
+            voters(&world.replica(one)).len(),
+            3,
+            "without a replacement nothing is removed"
+        );
+        (stopped.elapsed() > after * 2).then_some(())
+    })
+    .await;
+    world.start(4).await;
+    world.replica(one).add_node(NodeId(4), world.node(4)).await.unwrap();
+    let wanted: Vec<u64> = [1, 2, 3, 4].into_iter().filter(|id| *id != dead).collect();
+    eventually("the dead node is removed", || {
+        (voters(&world.replica(4)) == wanted).then_some(())
+    })
+    .await;
+    allocate(&world.replica(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over_first() {
+    let mut world = World::three().await;
+    let mut gaps = BTreeMap::new();
+    for round in 0..3 {
+        let leader = world.leader().await;
+        allocate(&world.replica(leader)).await;
+        let begun = clock::now();
+        assert!(
+            world.replica(leader).hand_over().await,
+            "round {round}: somebody takes over"
+        );
+        // Through the old leader, which follows now.
+        allocate(&world.replica(leader)).await;
+        gaps.insert(round, begun.elapsed());
+        let next = world.leader().await;
+        assert_ne!(next, leader, "round {round}");
+        world.restart(leader).await;
+        world.replica(leader).linearize().await.unwrap();
+    }
+    eprintln!("time without a leader: {gaps:?}");
+    let worst = gaps.values().max().unwrap();
+    assert!(
+        *worst < Duration::from_millis(1500),
+        "an election takes longer: {gaps:?}"
+    );
+    let follower = world
+        .running
+        .keys()
+        .copied()
+        .find(|id| !world.replica(*id).position().is_leader);
+    assert!(
+        !world.replica(follower.unwrap()).hand_over().await,
+        "there is nothing to hand over"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_feature_level_rises_when_every_node_can_read_it() {
+    let mut world = World::three().await;
+    let away = if world.leader().await == 3 { 2 } else { 3 };
+    world.stop(away).await;
+    let here = world.replica(1);
+    assert_eq!(here.state().level(), 1);
+    here.propose(world.first_command()).await.unwrap();
+    let begun = clock::now();
+    eventually("the leader has asked", || {
+        (begun.elapsed() > Duration::from_secs(4)).then_some(())
+    })
+    .await;
+    assert_eq!(here.state().level(), 1, "a node that is away may be older");
+    world.start(away).await;
+    for id in [1, 2, 3] {
+        let replica = world.replica(id);
+        eventually("the level is raised", || {
+            (replica.state().level() == LEVEL).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_is_older_than_its_region_stops_and_does_not_start() {
+    let mut world = World::single().await;
+    // As if a newer program had led.
+    let newer = LEVEL + 1;
+    let raised = world.replica(1).propose(Command::RaiseLevel(newer)).await;
+    assert!(
+        matches!(raised, Ok(_) | Err(propose::Error::Unknown { .. })),
+        "{raised:?}"
+    );
+    let running = world.running.remove(&1).unwrap();
+    drop(running.replica);
+    let ended = running.tasks.join(Duration::from_secs(20)).await;
+    assert!(ended.is_err(), "it stops instead of serving what it cannot read");
+    drop(running.tasks);
+    let (metrics, tasks) = (Metrics::default(), Tasks::new(Stop::default()));
+    let opened = Replica::open(
+        world.settings(1),
+        world.identity(Role::Registry),
+        Arc::new(NoPublish),
+        &metrics,
+        &tasks,
+    )
+    .await;
+    let Some(Error::Storage { reason, .. }) = opened.err() else {
+        panic!("it opened");
+    };
+    assert!(reason.contains(&format!("feature level {newer}")), "{reason}");
+}
