@@ -18,3 +18,7 @@ fix:
 # The three-region demonstration.
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
+
+# Real processes under kills, pauses, cuts and full disks, judged for linearizability; needs root and namespaces.
+linear *ARGS:
+    cargo run --release -p tests --bin linear -- {{ARGS}}

@@ -16,6 +16,7 @@ mod dig;
 mod eventually;
 pub mod http;
 mod lab;
+pub mod linear;
 mod part;
 mod region;
 mod sidecar;

@@ -14,6 +14,7 @@ mod stories {
     mod identity;
     mod leader;
     mod lease;
+    mod linear;
     mod noise;
     mod paths;
     mod quota;

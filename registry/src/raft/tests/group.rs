@@ -256,7 +256,15 @@ async fn a_late_node_catches_up_from_a_snapshot() {
     for _ in 0..400 {
         allocate(&world.replica(1)).await;
     }
-    let purged = || world.replica(1).core().metrics.borrow().purged.map(|log_id| log_id.index);
+    let purged = || {
+        world
+            .replica(1)
+            .core()
+            .metrics
+            .borrow()
+            .purged
+            .map(|log_id| log_id.index)
+    };
     eventually("the log is purged", || purged().filter(|index| *index > 100)).await;
     world.start(2).await;
     world.replica(1).add_node(NodeId(2), world.node(2)).await.unwrap();
