@@ -10,6 +10,7 @@ mod policy;
 mod revision;
 mod service;
 mod tenant;
+pub(crate) mod text;
 mod view;
 mod wire;
 

@@ -2,10 +2,9 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::{Namespace, ServiceAccount};
+use crate::model::{Namespace, ServiceAccount, text::as_text};
 
 /// Longest ID that a validator must support, in bytes.
 const ID_BYTES_MAX: usize = 2048;
@@ -31,8 +30,7 @@ pub enum SpiffeIdError {
 }
 
 /// A trust domain: whose certificates verify only against its own bundle.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
@@ -82,12 +80,7 @@ impl FromStr for TrustDomain {
     }
 }
 
-impl TryFrom<String> for TrustDomain {
-    type Error = SpiffeIdError;
-    fn try_from(text: String) -> Result<Self, SpiffeIdError> {
-        Self::parse(&text)
-    }
-}
+as_text!(TrustDomain);
 
 impl From<TrustDomain> for String {
     fn from(domain: TrustDomain) -> Self {
@@ -108,8 +101,7 @@ impl fmt::Debug for TrustDomain {
 }
 
 /// A SPIFFE ID: `spiffe://<trust domain>[/<path>]`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId {
     text: Arc<str>,
     domain_bytes: usize,
@@ -174,12 +166,7 @@ impl FromStr for SpiffeId {
     }
 }
 
-impl TryFrom<String> for SpiffeId {
-    type Error = SpiffeIdError;
-    fn try_from(text: String) -> Result<Self, SpiffeIdError> {
-        Self::parse(&text)
-    }
-}
+as_text!(SpiffeId);
 
 impl From<SpiffeId> for String {
     fn from(id: SpiffeId) -> Self {

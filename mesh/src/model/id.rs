@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::text::as_text;
+
 /// Why a text is no id. Names the operand and what to check.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{what} {text:?} {fault}")]
@@ -49,8 +51,7 @@ macro_rules! label {
         $(#[$doc])*
         ///
         /// An RFC 1123 label: 1 to 63 lower-case letters, digits and inner hyphens.
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
@@ -77,12 +78,7 @@ macro_rules! label {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = IdError;
-            fn try_from(text: String) -> Result<Self, IdError> {
-                Self::parse(&text)
-            }
-        }
+        as_text!($name);
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
@@ -156,8 +152,7 @@ impl fmt::Display for NodeId {
 }
 
 /// A service's name in its namespace; written `<name>.<namespace>`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceName {
     namespace: Namespace,
     name: std::sync::Arc<str>,
@@ -207,12 +202,7 @@ impl FromStr for ServiceName {
     }
 }
 
-impl TryFrom<String> for ServiceName {
-    type Error = IdError;
-    fn try_from(text: String) -> Result<Self, IdError> {
-        Self::parse(&text)
-    }
-}
+as_text!(ServiceName);
 
 impl From<ServiceName> for String {
     fn from(name: ServiceName) -> Self {
