@@ -17,7 +17,7 @@ const NODES: usize = 3;
 
 /// The running group.
 pub(crate) struct Etcd {
-    _nodes: Vec<Child>,
+    nodes: Vec<Child>,
     _ports: Ports,
     leader: String,
 }
@@ -63,10 +63,15 @@ impl Etcd {
             .await
             .with_context(|| format!("see the logs in {}", dir.display()))?;
         Ok(Self {
-            _nodes: nodes,
+            nodes,
             _ports: ports,
             leader,
         })
+    }
+
+    /// Processor time of all nodes, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        self.nodes.iter().map(|node| process::cpu_seconds(node.id())).sum()
     }
 
     /// Connections to the leader.

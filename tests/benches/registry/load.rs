@@ -22,6 +22,8 @@ pub(crate) trait Writer: Send + 'static {
 pub(crate) struct Load {
     /// Acknowledged writes per second.
     pub(crate) rate: f64,
+    /// Microseconds of processor time of all nodes for each write, those of the warming included.
+    pub(crate) cpu: f64,
     latencies: Vec<f64>,
 }
 
@@ -41,34 +43,43 @@ pub(crate) fn value() -> String {
     value
 }
 
-/// Runs all writers for a while, and gives them back.
-pub(crate) async fn run<W: Writer>(writers: Vec<W>, length: Duration) -> anyhow::Result<(Load, Vec<W>)> {
+/// Runs all writers for a while; `cpu_seconds` tells the nodes' processor time.
+pub(crate) async fn run<W: Writer>(
+    writers: Vec<W>,
+    length: Duration,
+    cpu_seconds: impl Fn() -> anyhow::Result<f64>,
+) -> anyhow::Result<Load> {
+    let before = cpu_seconds()?;
     let tasks = Tasks::new(Stop::default());
     let (done, mut ended) = mpsc::channel(writers.len().max(1));
     let (begin, end) = (clock::now() + WARM, clock::now() + WARM + length);
     for mut writer in writers {
         let done = done.clone();
         tasks.spawn("writer", OnExit::Ignore, async move {
-            let mut latencies = Vec::new();
+            let (mut latencies, mut count) = (Vec::new(), 0_u64);
             let mut result = Ok(());
             while clock::now() < end && result.is_ok() {
                 let (began, value) = (clock::now(), value());
                 result = writer.write(&value).await;
+                count += 1;
                 if began >= begin && clock::now() <= end {
                     latencies.push(began.elapsed().as_secs_f64() * 1e3);
                 }
             }
             // The receiver waits for every one of them.
-            let _ = done.send((result, latencies, writer)).await;
+            let _ = done.send((result, latencies, count)).await;
         });
     }
     drop(done);
-    let (mut all, mut writers) = (Vec::new(), Vec::new());
-    while let Some((result, latencies, writer)) = ended.recv().await {
+    let (mut all, mut writes) = (Vec::new(), 0);
+    while let Some((result, latencies, count)) = ended.recv().await {
         result?;
         all.extend(latencies);
-        writers.push(writer);
+        writes += count;
     }
-    let rate = all.len() as f64 / length.as_secs_f64();
-    Ok((Load { rate, latencies: all }, writers))
+    Ok(Load {
+        rate: all.len() as f64 / length.as_secs_f64(),
+        cpu: (cpu_seconds()? - before) * 1e6 / writes as f64,
+        latencies: all,
+    })
 }

@@ -69,6 +69,15 @@ pub(crate) async fn leader(region: &Region) -> anyhow::Result<SocketAddr> {
     anyhow::bail!("{} has no leader after 20 s", region.name)
 }
 
+/// Processor time of all nodes, in seconds.
+pub(crate) fn cpu_seconds(region: &Region) -> anyhow::Result<f64> {
+    region
+        .nodes
+        .iter()
+        .map(|node| crate::process::cpu_seconds(node.process.pid()))
+        .sum()
+}
+
 /// Connections to a node.
 pub(crate) async fn connect(to: SocketAddr, identity: &Identity, count: usize) -> anyhow::Result<Vec<Channel>> {
     let expect = Expect::System(Role::Registry, identity.trust_domain());

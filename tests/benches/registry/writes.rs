@@ -30,14 +30,14 @@ pub(crate) async fn run(args: &Args, dir: &Path, report: &mut Report) -> anyhow:
                 channel: channels[at % channels.len()].clone(),
                 key: format!("/registry/bench/{at}"),
             });
-            let (theirs, _) = load::run(putters.collect(), args.length()).await?;
+            let theirs = load::run(putters.collect(), args.length(), || etcd.cpu_seconds()).await?;
             let channels = ours::connect(leader, &identity, CONNECTIONS.min(writers)).await?;
             let mut agents = Vec::new();
             for at in 0..writers {
                 let workload = ours::workload(format!("bench-{at}"), "bench");
                 agents.push(Agent::attach(&channels[at % channels.len()], workload).await?);
             }
-            let (ours, _) = load::run(agents, args.length()).await?;
+            let ours = load::run(agents, args.length(), || ours::cpu_seconds(region)).await?;
             rounds.push((ours, theirs));
         }
         let each = |of: &dyn Fn(&Load) -> f64| {
@@ -62,6 +62,8 @@ pub(crate) async fn run(args: &Args, dir: &Path, report: &mut Report) -> anyhow:
         } else {
             let figure = format!("durable writes, {writers} writers");
             report.compare(&figure, "per second", &each(&|load| load.rate), Bar::AtLeast(1.0));
+            let figure = format!("processor time of a write, {writers} writers");
+            report.compare(&figure, "us", &each(&|load| load.cpu), Bar::AtMost(1.0));
         }
     }
     lab.end().await;
