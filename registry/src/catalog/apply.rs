@@ -86,6 +86,11 @@ impl State {
 }
 
 fn differs(before: &State, after: &State, key: &Key) -> bool {
+    if let Key::Endpoint(service, id) = key {
+        // What most changes are about, and what need not be copied to be compared.
+        let endpoints = (before.endpoint(service, id), after.endpoint(service, id));
+        return endpoints.0 != endpoints.1 || before.audience(key) != after.audience(key);
+    }
     before.resource(key) != after.resource(key) || before.exported(key) != after.exported(key)
 }
 

@@ -134,15 +134,20 @@ impl Batcher {
 
     /// As leader. Returns what is to be tried again.
     async fn write(&self, batch: Vec<Proposal>) -> Vec<Proposal> {
-        let batch = self.refuse_when_full(batch);
+        let mut batch = self.refuse_when_full(batch);
         if batch.is_empty() {
             return batch;
         }
+        // The entry takes the commands: they come back from it in the rare case that they are needed again.
+        let commands = batch
+            .iter_mut()
+            .map(|proposal| std::mem::replace(&mut proposal.command, Command::Noop));
         let entry = Arc::new(Batch {
             at: self.core.clock.wall(),
-            commands: batch.iter().map(|proposal| proposal.command.clone()).collect(),
+            commands: commands.collect(),
         });
-        let written = tokio::time::timeout_at(latest(&batch), self.core.raft.client_write(entry)).await;
+        let write = self.core.raft.client_write(Arc::clone(&entry));
+        let written = tokio::time::timeout_at(latest(&batch), write).await;
         match written {
             Ok(Ok(response)) => {
                 self.entries.increment(1);
@@ -153,7 +158,12 @@ impl Batcher {
                 Vec::new()
             }
             // The entry was not written, or another leader's took its place: nothing was done.
-            Ok(Err(RaftError::APIError(_))) => batch,
+            Ok(Err(RaftError::APIError(_))) => {
+                for (proposal, command) in batch.iter_mut().zip(&entry.commands) {
+                    proposal.command = command.clone();
+                }
+                batch
+            }
             Ok(Err(RaftError::Fatal(_))) => {
                 batch.into_iter().for_each(|proposal| proposal.fail(Error::Stopped));
                 Vec::new()
