@@ -17,7 +17,7 @@ use mesh::{
     runtime::{Drain, OnExit, Stop, Tasks, clock},
     subscribe::Views,
 };
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::net::TcpStream;
 
 use crate::{
     admit::{Admission, admit},
@@ -40,7 +40,6 @@ pub(crate) struct Hall {
     pub(crate) loads: Loads,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) pool: Pool,
-    pub(crate) handshakes: Semaphore,
     /// Guards the counts only; held for one count.
     pub(crate) sources: Mutex<Ledger<IpAddr>>,
     /// Counts connections, for the drain.
@@ -76,20 +75,21 @@ pub(crate) async fn run(mut acceptor: Acceptor, hall: Arc<Hall>, tasks: Tasks) {
 
 /// One connection from its first byte to its last.
 async fn serve(hall: &Hall, accepted: Accepted) {
-    let Accepted { stream, peer, slot } = accepted;
+    let Accepted { stream, peer, mut slot } = accepted;
     let Some(_source) = Source::enter(hall, peer.ip()) else {
         hall.metrics.refused(Refusal::SourceFull, peer, &"");
         return refuse(stream, Refusal::SourceFull).await;
     };
-    let Ok(handshake) = hall.handshakes.try_acquire() else {
-        hall.metrics.refused(Refusal::HandshakesFull, peer, &"");
-        return refuse(stream, Refusal::HandshakesFull).await;
-    };
     let began = clock::now();
     // The first steps are boxed: what they need is freed before the relay, which may last for days.
-    match Box::pin(open(hall, &stream)).await {
+    let opened = tokio::select! {
+        opened = Box::pin(open(hall, &stream)) => opened,
+        // Another client came who may be quicker.
+        () = slot.evicted() => Err(Refused { refusal: Refusal::HandshakesFull, server_name: String::new() }),
+    };
+    match opened {
         Ok(Opened::Tunnel(tunnel)) => {
-            drop(handshake);
+            slot.settle();
             hall.metrics.open_seconds.record(began.elapsed().as_secs_f64());
             let Tunnel {
                 endpoint,
@@ -108,7 +108,10 @@ async fn serve(hall: &Hall, accepted: Accepted) {
             )
             .await;
         }
-        Ok(Opened::Probe(hello)) => Box::pin(answer_probe(hall, stream, hello, peer)).await,
+        Ok(Opened::Probe(hello)) => tokio::select! {
+            () = Box::pin(answer_probe(hall, stream, hello, peer)) => {}
+            () = slot.evicted() => hall.metrics.refused(Refusal::HandshakesFull, peer, &""),
+        },
         Err(Refused { refusal, server_name }) => {
             hall.metrics.refused(refusal, peer, &server_name);
             refuse(stream, refusal).await;

@@ -21,7 +21,7 @@ use mesh::{
 };
 use proto::registry::v1 as pb;
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tracing::{info, warn};
 
 use crate::{
@@ -338,14 +338,14 @@ impl DataPath {
             loads: Loads::new(limits.connections_per_service, &ground.metrics),
             metrics: GatewayMetrics::new(&ground.metrics),
             pool: Pool::new(limits.spare_buffers, limits.pipes),
-            handshakes: Semaphore::new(limits.handshakes.min(Semaphore::MAX_PERMITS)),
             sources: Mutex::new(Ledger::new(limits.connections_per_source)),
             drain: drain.clone(),
             stop: ground.stop.clone(),
             cut: cut.clone(),
             config: config.clone(),
         });
-        let acceptor = Acceptor::new(tunnels, "tunnels", limits.connections, &ground.metrics);
+        let acceptor =
+            Acceptor::new(tunnels, "tunnels", limits.connections, &ground.metrics).with_newcomers(limits.newcomers());
         let (tasks, over) = (ground.tasks.clone(), over.clone());
         ground.spawn("accept", async move {
             accept::run(acceptor, hall, tasks).await;

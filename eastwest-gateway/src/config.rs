@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use mesh::{
     model::{ClusterId, GatewayId, RegionId, Zone},
-    net::{copy::Patience, hello::HELLO_BYTES_MAX},
-    ops::{Faults, Section},
+    net::{copy::Patience, hello::HELLO_BYTES_MAX, newcomers},
+    ops::{Faults, Section, admin},
 };
 
 /// Smallest bound of a hello that lets real clients through: a post-quantum one has about 1.7 KiB.
@@ -36,7 +36,7 @@ pub struct Config {
     /// `[identity]`
     pub identity: IdentityConfig,
     /// `[admin]`
-    pub admin: AdminConfig,
+    pub admin: admin::Settings,
     /// `[limits]`
     pub limits: LimitConfig,
     /// `[timeouts]`
@@ -54,17 +54,6 @@ pub struct IdentityConfig {
     pub token: Option<String>,
 }
 
-/// `[admin]`: plain HTTP, therefore on loopback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AdminConfig {
-    /// `admin.ready`: `/ready`. Default `127.0.0.1:15021`; a Kubernetes probe needs `0.0.0.0:15021`.
-    pub ready: SocketAddr,
-    /// `admin.metrics`: `/metrics`. Default `127.0.0.1:15090`.
-    pub metrics: SocketAddr,
-    /// `admin.pages`: `/config`, `/view` and all of the above. Default `127.0.0.1:15000`.
-    pub pages: SocketAddr,
-}
-
 /// `[limits]`: at each bound newcomers are refused and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitConfig {
@@ -76,8 +65,12 @@ pub struct LimitConfig {
     /// `limits.connections_per_source`: connections of one client address. Default: no bound, because a whole cluster may
     /// come from one address.
     pub connections_per_source: u32,
-    /// `limits.handshakes`: clients whose tunnel is not open yet. Default 2 000: a second of the busiest core.
+    /// `limits.handshakes`: clients whose tunnel is not open yet; beyond, each takes the place of an older one. Default
+    /// 2 000: a second of the busiest core. At most a quarter of `connections` counts.
     pub handshakes: usize,
+    /// `limits.handshakes_per_source`: of those, of one client address. Default half of them: a whole cluster may come
+    /// from one address.
+    pub handshakes_per_source: usize,
     /// `limits.hello_bytes`: longest ClientHello. Default 16 KiB.
     pub hello_bytes: usize,
     /// `limits.pipes`: directions of tunnels that are spliced at the same moment, with 256 KiB and two descriptors each;
@@ -85,6 +78,15 @@ pub struct LimitConfig {
     pub pipes: usize,
     /// `limits.spare_buffers`: idle buffers of 64 KiB that are kept. Default 16.
     pub spare_buffers: usize,
+}
+
+impl LimitConfig {
+    pub(crate) fn newcomers(&self) -> newcomers::Bounds {
+        newcomers::Bounds {
+            total_max: self.handshakes,
+            source_max: self.handshakes_per_source,
+        }
+    }
 }
 
 /// `[timeouts]`
@@ -125,7 +127,7 @@ impl Config {
         }
         let data_dir: Option<PathBuf> = file.required("data_dir");
         let identity = read_identity(&file, data_dir.clone().unwrap_or_default());
-        let admin = read_admin(&file);
+        let admin = admin::Settings::read(&file.section("admin"));
         let limits = read_limits(&file);
         let timeouts = read_timeouts(&file);
         file.finish()?;
@@ -200,25 +202,15 @@ fn read_identity(file: &Section, data_dir: PathBuf) -> IdentityConfig {
     identity
 }
 
-fn read_admin(file: &Section) -> AdminConfig {
-    let section = file.section("admin");
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let admin = AdminConfig {
-        ready: section.or("ready", local(15021)),
-        metrics: section.or("metrics", local(15090)),
-        pages: section.or("pages", local(15000)),
-    };
-    section.finish_section();
-    admin
-}
-
 fn read_limits(file: &Section) -> LimitConfig {
     let section = file.section("limits");
+    let handshakes = section.or("handshakes", 2_000_usize);
     let limits = LimitConfig {
         connections: section.or("connections", 20_000),
         connections_per_service: section.or("connections_per_service", 10_000),
         connections_per_source: section.or("connections_per_source", u32::MAX),
-        handshakes: section.or("handshakes", 2_000),
+        handshakes,
+        handshakes_per_source: section.or("handshakes_per_source", handshakes.div_ceil(2)),
         hello_bytes: section.or("hello_bytes", HELLO_BYTES_MAX),
         pipes: section.or("pipes", 64),
         spare_buffers: section.or("spare_buffers", 16),
@@ -235,6 +227,10 @@ fn read_limits(file: &Section) -> LimitConfig {
         ("connections_per_service", limits.connections_per_service == 0),
         ("connections_per_source", limits.connections_per_source == 0),
         ("handshakes", limits.handshakes == 0),
+        (
+            "handshakes_per_source",
+            limits.handshakes_per_source == 0 && limits.handshakes != 0,
+        ),
     ] {
         if zero {
             section.fault(key, "0 would let nobody in; leave it out for the default");

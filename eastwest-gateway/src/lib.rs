@@ -21,4 +21,4 @@ mod resolve;
 mod tests;
 
 pub use app::{Addresses, Error, Running, run, start};
-pub use config::{AdminConfig, Config, IdentityConfig, LimitConfig, TimeoutConfig};
+pub use config::{Config, IdentityConfig, LimitConfig, TimeoutConfig};

@@ -5,12 +5,13 @@
 //! to upstream servers, or refused where there is none.
 
 mod answer;
+mod askers;
 mod forward;
 mod server;
 mod zone;
 
-pub use answer::{Resolved, resolve_text};
-pub use forward::{Upstreams, system_upstreams};
+pub use answer::{Resolved, reply, resolve_text};
+pub use forward::{Upstreams, fits, system_upstreams};
 pub use server::{ServeError, Serving, Settings, serve};
 pub use zone::Asker;
 

@@ -1,20 +1,19 @@
 //! Checked settings of a proxy. One reading reports every fault of the file, each with its key and what to write instead;
 //! reads no file itself, and states each default at its field.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+mod services;
+mod workload;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use mesh::{
     dns,
-    model::{ClusterId, Locality, Namespace, Protocol, RegionId, ServiceAccount, ServiceName, WorkloadId, Zone},
-    ops::{Faults, Section},
+    model::{ClusterId, Locality, RegionId, Zone},
+    ops::{Faults, Section, admin},
 };
 
-use crate::{agent::probe::Health, inbound, outbound};
+pub use self::{services::LocalService, workload::WorkloadConfig};
+use crate::{inbound, outbound};
 
 /// Everything that a proxy needs to know.
 #[derive(Clone, Debug)]
@@ -44,31 +43,9 @@ pub struct Config {
     /// `dns.listen`: UDP and TCP. Default `127.0.0.1:15053`; none when `dns.enabled = false`.
     pub dns_listen: Option<SocketAddr>,
     /// `[admin]`
-    pub admin: AdminConfig,
+    pub admin: admin::Settings,
     /// `[drain]`
     pub drain: DrainConfig,
-}
-
-/// `[workload]`: who the application is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkloadConfig {
-    /// `workload.id`: unique in the mesh, the same after a restart. Required.
-    pub id: WorkloadId,
-    /// `workload.namespace`. Required: with the service account it is the identity.
-    pub namespace: Namespace,
-    /// `workload.service_account`. Default `default`, as in Kubernetes.
-    pub service_account: ServiceAccount,
-    /// `workload.address`: where the cluster's network reaches the inbound listener. Default: the address of
-    /// `inbound.listen`, which must then not be 0.0.0.0.
-    pub address: Option<IpAddr>,
-    /// `workload.hostname`: for names of single endpoints of headless services. Default: made from the address.
-    pub hostname: String,
-    /// `workload.weight`: relative share among equals, 1 to 1000. Default 100.
-    pub weight: u32,
-    /// `workload.capacity_rps`: requests per second that it can take; 0, the default, declares none.
-    pub capacity_rps: u32,
-    /// `[workload.labels]`: free text by key. Default none.
-    pub labels: BTreeMap<String, String>,
 }
 
 /// `[identity]`
@@ -80,36 +57,6 @@ pub struct IdentityConfig {
     pub token_file: Option<PathBuf>,
     /// `identity.token`: the join token itself. Default none.
     pub token: Option<String>,
-}
-
-/// `[[service]]`: one port that the application serves. A service with several ports stands several times.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalService {
-    /// `name`: the service's name in the workload's namespace. Required.
-    pub name: ServiceName,
-    /// `port`: what callers name. Required.
-    pub port: u16,
-    /// `port_name`: needed for SRV records, and where a service has several ports. Default: the protocol.
-    pub port_name: String,
-    /// `protocol`: http, http2, grpc or tcp. Default http.
-    pub protocol: Protocol,
-    /// `app`: where the application listens; on loopback, so that nobody goes around the proxy. Required.
-    pub app: SocketAddr,
-    /// `headless`: the name resolves to the endpoints instead of a virtual address. Default false.
-    pub headless: bool,
-    /// `[service.health]`. Default: ready when `app` accepts a connection, asked every 2 s.
-    pub health: Health,
-}
-
-/// `[admin]`: plain HTTP, therefore on loopback. The same address may be given for all three.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AdminConfig {
-    /// `admin.ready`: `/ready`. Default `127.0.0.1:15021`; a Kubernetes probe needs `0.0.0.0:15021`.
-    pub ready: SocketAddr,
-    /// `admin.metrics`: `/metrics`. Default `127.0.0.1:15090`.
-    pub metrics: SocketAddr,
-    /// `admin.pages`: all pages. Default `127.0.0.1:15000`.
-    pub pages: SocketAddr,
 }
 
 /// `[drain]`: how it goes away.
@@ -136,10 +83,10 @@ impl Config {
         let zone = file.optional("zone").or_else(|| Zone::parse("a").ok());
         let registry = read_registry(&file);
         let data_dir: Option<PathBuf> = file.required("data_dir");
-        let workload = read_workload(&file);
+        let workload = WorkloadConfig::read(&file.section("workload"));
         let identity = read_identity(&file, data_dir.clone().unwrap_or_default());
         let namespace = workload.as_ref().map(|workload| &workload.namespace);
-        let services = read_services(&file, namespace);
+        let services = services::read(&file.sections("service"), namespace);
         let (inbound_section, outbound_section) = (file.section("inbound"), file.section("outbound"));
         let inbound = inbound::Settings::read(&inbound_section);
         inbound_section.finish_section();
@@ -154,7 +101,7 @@ impl Config {
             file.fault("workload.address", fault);
         }
         let (dns, dns_listen) = read_dns(&file);
-        let admin = read_admin(&file);
+        let admin = admin::Settings::read(&file.section("admin"));
         let drain = read_drain(&file);
         file.finish()?;
         let whole = (region, cluster, zone, registry, data_dir, workload);
@@ -217,48 +164,6 @@ fn read_registry(file: &Section) -> Option<Vec<String>> {
     registry
 }
 
-fn read_workload(file: &Section) -> Option<WorkloadConfig> {
-    let section = file.section("workload");
-    let (id, namespace) = (section.required("id"), section.required("namespace"));
-    let account = section.optional("service_account");
-    let address: Option<String> = section.optional("address");
-    let address = address.and_then(|text| {
-        let parsed = text.parse::<IpAddr>();
-        let unusable = |ip: &IpAddr| ip.is_unspecified() || ip.is_multicast();
-        if parsed.as_ref().map_or(true, unusable) {
-            section.fault(
-                "address",
-                format!("{text:?} is no address that others could reach; write for example \"10.0.0.5\""),
-            );
-        }
-        parsed.ok()
-    });
-    let hostname: String = section.or("hostname", String::new());
-    if !hostname.is_empty() && WorkloadId::parse(&hostname).is_err() {
-        section.fault(
-            "hostname",
-            format!("{hostname:?} is no label of a name; use lower-case letters, digits and '-'"),
-        );
-    }
-    let weight = section.or("weight", 100);
-    if !(1..=1000).contains(&weight) {
-        section.fault("weight", format!("{weight} is not from 1 to 1000"));
-    }
-    let labels = section.or("labels", BTreeMap::new());
-    let capacity_rps = section.or("capacity_rps", 0);
-    section.finish_section();
-    Some(WorkloadConfig {
-        id: id?,
-        namespace: namespace?,
-        service_account: account.or_else(|| ServiceAccount::parse("default").ok())?,
-        address,
-        hostname,
-        weight,
-        capacity_rps,
-        labels,
-    })
-}
-
 fn read_identity(file: &Section, data_dir: PathBuf) -> IdentityConfig {
     let section = file.section("identity");
     let identity = IdentityConfig {
@@ -273,76 +178,6 @@ fn read_identity(file: &Section, data_dir: PathBuf) -> IdentityConfig {
     identity
 }
 
-fn read_services(file: &Section, namespace: Option<&Namespace>) -> Vec<LocalService> {
-    let mut services: Vec<LocalService> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for section in file.sections("service") {
-        let name: Option<String> = section.required("name");
-        let port: Option<u16> = section.required("port");
-        let app: Option<SocketAddr> = section.required("app");
-        let protocol = section.or("protocol", Protocol::Http);
-        let port_name = section.or("port_name", protocol.as_str().to_owned());
-        let headless = section.or("headless", false);
-        let health = Health::read(&section.section("health"));
-        if port == Some(0) {
-            section.fault("port", "0 cannot be called; write 1 to 65535");
-        }
-        if !is_port_name(&port_name) {
-            section.fault(
-                "port_name",
-                format!("{port_name:?} is no port name; use up to 15 lower-case letters, digits and '-', one letter at least"),
-            );
-        }
-        // Where the namespace is bad it has its own fault; any other lets the rest be checked.
-        let stand_in = Namespace::parse("default").ok();
-        let name = name.zip(namespace.cloned().or(stand_in)).and_then(|(name, namespace)| {
-            let parsed = ServiceName::new(&name, namespace);
-            parsed.map_err(|error| section.fault("name", error)).ok()
-        });
-        if let (Some(name), Some(port), Some(app)) = (name, port, app) {
-            if !seen.insert((name.clone(), port)) {
-                section.fault("port", format!("{port} of {name} stands twice"));
-            }
-            if let Some(other) = services.iter().find(|other| other.name == name) {
-                if other.headless != headless {
-                    section.fault("headless", format!("differs between the ports of {name}"));
-                }
-                let same_name = services
-                    .iter()
-                    .any(|other| other.name == name && other.port_name == port_name);
-                if same_name && seen.len() > services.len() {
-                    section.fault(
-                        "port_name",
-                        format!("{port_name:?} names two ports of {name}; give each its own"),
-                    );
-                }
-            }
-            services.push(LocalService {
-                name,
-                port,
-                port_name,
-                protocol,
-                app,
-                headless,
-                health,
-            });
-        }
-        section.finish_section();
-    }
-    services
-}
-
-/// RFC 6335: up to 15 letters, digits and inner single hyphens, with a letter.
-fn is_port_name(text: &str) -> bool {
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (1..=15).contains(&text.len())
-        && text.bytes().all(good)
-        && text.bytes().any(|b| b.is_ascii_lowercase())
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-        && !text.contains("--")
-}
-
 fn read_dns(file: &Section) -> (dns::Settings, Option<SocketAddr>) {
     let section = file.section("dns");
     let enabled = section.or("enabled", true);
@@ -350,18 +185,6 @@ fn read_dns(file: &Section) -> (dns::Settings, Option<SocketAddr>) {
     let settings = dns::Settings::read(&section);
     section.finish_section();
     (settings, enabled.then_some(listen))
-}
-
-fn read_admin(file: &Section) -> AdminConfig {
-    let section = file.section("admin");
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let admin = AdminConfig {
-        ready: section.or("ready", local(15021)),
-        metrics: section.or("metrics", local(15090)),
-        pages: section.or("pages", local(15000)),
-    };
-    section.finish_section();
-    admin
 }
 
 fn read_drain(file: &Section) -> DrainConfig {

@@ -17,7 +17,10 @@ use http::StatusCode;
 use mesh::{
     identity::Identity,
     model::Protocol,
-    net::listen::{Acceptor, ListenError, listen as bind},
+    net::{
+        listen::{Acceptor, ListenError, listen as bind},
+        newcomers,
+    },
     ops::Metrics,
     runtime::{Drain, OnExit, Stop, Tasks},
     subscribe::Views,
@@ -129,7 +132,13 @@ impl Inbound {
         let listener = bind(settings.listen)?;
         // A bound socket knows its address.
         let address = listener.local_addr().unwrap_or(settings.listen);
+        // A whole cluster may come from the address of one gateway: only the share of all newcomers is bounded.
+        let newcomers = newcomers::Bounds {
+            total_max: settings.connections_max,
+            source_max: settings.connections_max,
+        };
         let acceptor = Acceptor::new(listener, "inbound", settings.connections_max, &deps.metrics);
+        let acceptor = acceptor.with_newcomers(newcomers);
         let shared = Arc::new(Shared {
             settings,
             identity: deps.identity,

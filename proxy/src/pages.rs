@@ -21,7 +21,7 @@ use mesh::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{app::Error, config::AdminConfig, outbound::Outbound};
+use crate::{app::Error, outbound::Outbound};
 
 /// `GET /why?to=<name or Host>`: the candidates for a destination, their state and the rule that decides.
 /// `GET /outbound`: routes, endpoints, pools and gateways as this proxy sees them.
@@ -93,7 +93,7 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    pub(crate) fn bind(settings: &AdminConfig) -> Result<Self, Error> {
+    pub(crate) fn bind(settings: &admin::Settings) -> Result<Self, Error> {
         let bind = |address| {
             let listener = listen(address).map_err(|source| Error::Listen { what: "admin", source })?;
             let address = listener.local_addr().unwrap_or(address);

@@ -176,15 +176,18 @@ async fn bounds_refuse_newcomers_and_leave_room_again() {
 }
 
 #[tokio::test]
-async fn clients_that_say_nothing_are_bounded_apart_from_tunnels() {
-    let world = World::start(pay_at(dead_port()), "[limits]\nhandshakes = 1\n");
-    let _silent = world.connect().await;
+async fn a_client_that_says_nothing_loses_its_place_to_one_that_speaks() {
+    let (listener, port) = backend();
+    let world = World::start(pay_at(port), "[limits]\nhandshakes = 1\n");
+    let mut silent = world.connect().await;
     eventually("the first one is in", || {
         world.metric("isthmus_connections{listener=\"tunnels\"}") == 1
     })
     .await;
     let mut second = world.connect().await;
-    assert_eq!(alert(&mut second).await, None);
+    second.write_all(&client_hello(ANY, MESH)).await.unwrap();
+    listener.accept().await.unwrap();
+    assert_eq!(alert(&mut silent).await, None);
     assert_eq!(
         world.metric("isthmus_gateway_refused_total{reason=\"handshake-limit\"}"),
         1

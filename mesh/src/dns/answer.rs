@@ -91,6 +91,17 @@ pub(super) fn answer(view: &View, asker: Asker<'_>, request: &[u8], via: Via) ->
     send(response, size_max, outcome)
 }
 
+/// The reply to a request over UDP or TCP, as the servers give it; none where they forward or say nothing.
+#[must_use]
+pub fn reply(view: &View, asker: Asker<'_>, request: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
+    let via = if over_tcp { Via::Tcp } else { Via::Udp };
+    match answer(view, asker, request, via) {
+        Reply::Send(bytes, _) => Some(bytes),
+        Reply::Forward => failure(request, ResponseCode::Refused, false),
+        Reply::Drop => None,
+    }
+}
+
 /// A reply of one code and no records, for requests that could not be forwarded.
 pub(super) fn failure(request: &[u8], code: ResponseCode, recursion: bool) -> Option<Vec<u8>> {
     let request = Message::from_vec(request).ok()?;

@@ -134,6 +134,16 @@ fn accept(answer: &[u8], id: [u8; 2], request: &[u8]) -> Result<Vec<u8>, Forward
     }
 }
 
+/// What an upstream's answer to a request becomes for the client; none when it does not belong to the request.
+#[must_use]
+pub fn fits(answer: &[u8], request: &[u8]) -> Option<Vec<u8>> {
+    let id: [u8; 2] = *answer.first_chunk()?;
+    if request.len() < id.len() {
+        return None;
+    }
+    accept(answer, id, request).ok()
+}
+
 async fn ask_udp(server: SocketAddr, request: &[u8]) -> Result<Vec<u8>, ForwardError> {
     let any: IpAddr = if server.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()

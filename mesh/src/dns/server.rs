@@ -2,7 +2,12 @@
 //! forwarding takes a task, of which there is a bound. (`hickory-server` starts a task for each datagram and accepts any
 //! number of connections, so that only its wire format is used.)
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hickory_proto::op::ResponseCode;
 use metrics::Counter;
@@ -11,12 +16,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tracing::{debug, info, warn};
 
 use super::{
     answer::{self, Outcome, Reply, Via},
+    askers::{self, Askers},
     forward::{self, Forwarder, Upstreams},
     zone::Asker,
 };
@@ -49,6 +55,10 @@ pub struct Settings {
     pub connections_max: usize,
     /// A connection without a request for so long is closed. Default 10 s.
     pub idle: Duration,
+    /// Requests of one address a second, with as many at once; beyond, they are dropped. An address may also take half of
+    /// `in_flight_max` and a quarter of `connections_max`. Default 5 000: a whole machine may ask through one address. 0
+    /// is no bound.
+    pub queries_per_source: u32,
 }
 
 impl Default for Settings {
@@ -60,13 +70,14 @@ impl Default for Settings {
             in_flight_max: 256,
             connections_max: 64,
             idle: Duration::from_secs(10),
+            queries_per_source: 5_000,
         }
     }
 }
 
 impl Settings {
     /// Reads a `[dns]` table: `ttl`, `upstreams` (`"none"`, `"system"` or a list of addresses), `upstream_timeout`,
-    /// `in_flight_max`, `connections_max`, `idle`. The caller reads where to listen, and calls `finish_section`.
+    /// `in_flight_max`, `connections_max`, `idle`, `queries_per_source`. The caller reads where to listen, and calls `finish_section`.
     #[must_use]
     pub fn read(section: &Section) -> Self {
         let default = Self::default();
@@ -77,6 +88,7 @@ impl Settings {
             in_flight_max: section.or("in_flight_max", default.in_flight_max),
             connections_max: section.or("connections_max", default.connections_max),
             idle: section.or("idle", default.idle),
+            queries_per_source: section.or("queries_per_source", default.queries_per_source),
         };
         if settings.ttl > Duration::from_secs(3600) {
             section.fault("ttl", "is over 1h; answers must follow the view, the default is \"5s\"");
@@ -139,6 +151,8 @@ struct Shared {
     idle: Duration,
     forwarder: Forwarder,
     in_flight: Arc<Semaphore>,
+    askers: Askers,
+    began: Instant,
     tasks: Tasks,
     meters: Meters,
 }
@@ -148,6 +162,7 @@ struct Meters {
     forwarded: Counter,
     forward_failed: Counter,
     dropped: Counter,
+    limited: Counter,
 }
 
 impl Meters {
@@ -176,6 +191,11 @@ impl Meters {
             dropped: metrics.counter(
                 "isthmus_dns_dropped_total",
                 "requests dropped because too many were in flight",
+                &[],
+            ),
+            limited: metrics.counter(
+                "isthmus_dns_limited_total",
+                "requests and connections dropped because their address is at its own bound",
                 &[],
             ),
         }
@@ -223,6 +243,12 @@ pub async fn serve(
         idle: settings.idle,
         forwarder: Forwarder::new(servers, address, settings.upstream_timeout),
         in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
+        askers: Askers::new(askers::Bounds {
+            per_second: settings.queries_per_source,
+            connections_max: bound(settings.connections_max.div_ceil(4)),
+            forwards_max: bound(settings.in_flight_max.div_ceil(2)),
+        }),
+        began: clock::now(),
         tasks: tasks.clone(),
         meters: Meters::new(metrics),
     });
@@ -234,6 +260,10 @@ pub async fn serve(
         serve_tcp(tcp, shared, settings.connections_max),
     );
     Ok(Serving { address })
+}
+
+fn bound(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 async fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
@@ -249,6 +279,19 @@ async fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 }
 
 impl Shared {
+    /// Whether an address may ask once more; counts where it may not.
+    fn may_ask(&self, from: IpAddr) -> bool {
+        let now = clock::now().saturating_duration_since(self.began);
+        self.within(self.askers.may_ask(from, now).then_some(())).is_some()
+    }
+
+    fn within<T>(&self, room: Option<T>) -> Option<T> {
+        if room.is_none() {
+            self.meters.limited.increment(1);
+        }
+        room
+    }
+
     fn answer(&self, request: &[u8], via: Via) -> Reply {
         let view = self.views.load();
         let asker = Asker {
@@ -305,6 +348,9 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
             }
         };
         backoff.reset();
+        if !shared.may_ask(client.ip()) {
+            continue;
+        }
         match shared.answer(&buffer[..len], Via::Udp) {
             Reply::Drop => {}
             Reply::Send(reply, _) => {
@@ -318,6 +364,9 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
                 };
                 let (request, socket, inner) = (buffer[..len].to_vec(), Arc::clone(&socket), Arc::clone(&shared));
                 shared.tasks.spawn("dns-forward", OnExit::Ignore, async move {
+                    let Some(_room) = inner.within(inner.askers.forward(client.ip())) else {
+                        return;
+                    };
                     if let Some(reply) = inner.forward(&request, Via::Udp).await {
                         // As above.
                         let _ = socket.send_to(&reply, client).await;
@@ -338,7 +387,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>, connections_max: 
             accepted = accept(&listener, &connections) => accepted,
             () = stop.ordered() => return,
         };
-        let (stream, permit) = match accepted {
+        let (stream, from, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "dns cannot accept");
@@ -350,7 +399,7 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>, connections_max: 
         let (inner, stop) = (Arc::clone(&shared), stop.clone());
         shared.tasks.spawn("dns-connection", OnExit::Ignore, async move {
             tokio::select! {
-                ended = serve_connection(stream, &inner) => {
+                ended = serve_connection(stream, from, &inner) => {
                     if let Err(error) = ended {
                         debug!(%error, "dns connection ended");
                     }
@@ -367,22 +416,32 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>, connections_max: 
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = Arc::clone(connections)
         .acquire_owned()
         .await
         .map_err(io::Error::other)?;
-    Ok((listener.accept().await?.0, permit))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer.ip(), permit))
 }
 
-async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn serve_connection(mut stream: TcpStream, from: IpAddr, shared: &Shared) -> io::Result<()> {
+    let Some(_room) = shared.within(shared.askers.connect(from)) else {
+        return Ok(());
+    };
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     loop {
         let request = timeout(shared.idle, read_request(&mut stream)).await.map_err(late)??;
+        if !shared.may_ask(from) {
+            return Ok(());
+        }
         let reply = match shared.answer(&request, Via::Tcp) {
             Reply::Drop => return Ok(()),
             Reply::Send(reply, _) => Some(reply),
             Reply::Forward => {
+                let Some(_room) = shared.within(shared.askers.forward(from)) else {
+                    return Ok(());
+                };
                 let _permit = shared.in_flight.acquire().await.map_err(io::Error::other)?;
                 shared.forward(&request, Via::Tcp).await
             }

@@ -9,8 +9,8 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{
-    Alpn, Bundle, BundleError, ClientAuth, Expect, Fault, Side, SpiffeId, Svid, TrustDomain,
-    tls::{self, Configs, Own},
+    ALPN_H2, Alpn, Bundle, BundleError, ClientAuth, Expect, Fault, Side, SpiffeId, Svid, TrustDomain,
+    tls::{self, Configs, Own, Versions},
     verify::{self, Trust},
 };
 use crate::{
@@ -131,9 +131,19 @@ impl Identity {
     /// TLS for accepting. Cheap: made once a generation.
     #[must_use]
     pub fn server_config(&self, client_auth: ClientAuth, alpn: Alpn) -> Arc<rustls::ServerConfig> {
+        self.accepting(client_auth, alpn, Versions::Both)
+    }
+
+    /// TLS for accepting our own processes: 1.3 and HTTP/2 only. Cheap: made once a generation.
+    #[must_use]
+    pub fn control_config(&self, client_auth: ClientAuth) -> Arc<rustls::ServerConfig> {
+        self.accepting(client_auth, ALPN_H2, Versions::Newest)
+    }
+
+    fn accepting(&self, client_auth: ClientAuth, alpn: Alpn, versions: Versions) -> Arc<rustls::ServerConfig> {
         let configs = self.0.configs.load();
-        configs.server((client_auth, alpn), || {
-            tls::server_config(&self.0.own, &self.0.trust, client_auth, alpn)
+        configs.server((client_auth, alpn, versions), || {
+            tls::server_config(&self.0.own, &self.0.trust, client_auth, alpn, versions)
         })
     }
 

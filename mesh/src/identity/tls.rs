@@ -47,6 +47,26 @@ pub enum ClientAuth {
     Optional,
 }
 
+/// Which versions of TLS are spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Versions {
+    /// 1.3 only: between our own processes, where there is no renegotiation and no older suite.
+    Newest,
+    /// 1.3 and 1.2: between workloads, where Istio's peers may have no other.
+    Both,
+}
+
+const NEWEST: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+impl Versions {
+    const fn list(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        match self {
+            Self::Newest => NEWEST,
+            Self::Both => rustls::ALL_VERSIONS,
+        }
+    }
+}
+
 /// Who must answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expect {
@@ -139,14 +159,14 @@ impl ResolvesClientCert for Own {
 /// The configurations of one generation. Readers take no lock; two that make the same one at once keep either.
 #[derive(Debug, Default)]
 pub(super) struct Configs {
-    servers: ArcSwap<HashMap<(ClientAuth, Alpn), Arc<rustls::ServerConfig>>>,
+    servers: ArcSwap<HashMap<(ClientAuth, Alpn, Versions), Arc<rustls::ServerConfig>>>,
     clients: ArcSwap<HashMap<(Expect, Alpn), Arc<rustls::ClientConfig>>>,
 }
 
 impl Configs {
     pub(super) fn server(
         &self,
-        key: (ClientAuth, Alpn),
+        key: (ClientAuth, Alpn, Versions),
         make: impl FnOnce() -> rustls::ServerConfig,
     ) -> Arc<rustls::ServerConfig> {
         cached(&self.servers, key, make)
@@ -183,6 +203,7 @@ pub(super) fn server_config(
     trust: &Arc<Trust>,
     client_auth: ClientAuth,
     alpn: Alpn,
+    versions: Versions,
 ) -> rustls::ServerConfig {
     let verifier = Verifier {
         trust: Arc::clone(trust),
@@ -190,7 +211,7 @@ pub(super) fn server_config(
         client_auth,
     };
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions.list())
         .expect("the provider has suites for TLS 1.2 and 1.3")
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::clone(own) as Arc<dyn ResolvesServerCert>);

@@ -1,14 +1,19 @@
 //! gRPC over the mesh's own TLS: every handler knows its caller, and every client says who must answer. A connection whose
 //! peer is no longer trusted is cut when bundles change, on both ends.
 
+mod body;
 mod client;
 mod connection;
+mod exchange;
+mod gate;
 mod reach;
 mod server;
 
 use std::net::SocketAddr;
 
 pub use client::{Credentials, DialError, Timeouts, connect_any, dial};
+pub use exchange::Hangup;
+pub use gate::{Gate, Open, Pass};
 pub use reach::{Unreached, reach, reach_port};
 pub use server::{Serve, serve};
 

@@ -12,6 +12,7 @@ use tokio::{
 };
 use tracing::warn;
 
+use super::newcomers::{self, Newcomer, Newcomers};
 use crate::{
     ops::Metrics,
     runtime::{Backoff, clock},
@@ -78,6 +79,23 @@ pub fn reset_on_close(stream: &TcpStream) {
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
     open: OpenGauge,
+    newcomer: Option<Newcomer>,
+}
+
+impl Slot {
+    /// It is known now who came: nobody can take this place any more.
+    pub fn settle(&mut self) {
+        self.newcomer = None;
+    }
+
+    /// Returns when the place of a connection that has not settled is taken by another one, which should end it at once.
+    /// Safe to cancel; does not return a second time.
+    pub async fn evicted(&mut self) {
+        match &mut self.newcomer {
+            Some(newcomer) => newcomer.evicted().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 struct OpenGauge(Gauge);
@@ -116,11 +134,14 @@ pub struct Acceptor {
     accepted: Counter,
     refused: Counter,
     failed: Counter,
+    evicted: Counter,
+    newcomers: Option<Newcomers>,
 }
 
 impl Acceptor {
     /// Lets `connections_max` connections in at a time. `name` labels the metrics `isthmus_connections{listener}`,
-    /// `isthmus_accepted_total`, `isthmus_accept_refused_total` (at the bound) and `isthmus_accept_failed_total`.
+    /// `isthmus_accepted_total`, `isthmus_accept_refused_total` (at the bound), `isthmus_accept_failed_total` and
+    /// `isthmus_newcomers_evicted_total`.
     #[must_use]
     pub fn new(listener: TcpListener, name: &'static str, connections_max: usize, metrics: &Metrics) -> Self {
         let label = [("listener", name)];
@@ -141,7 +162,22 @@ impl Acceptor {
                 "isthmus_accept_failed_total",
                 "failed accepts, for example for lack of descriptors",
             ),
+            evicted: counter(
+                "isthmus_newcomers_evicted_total",
+                "connections that had not shown who they are when another one took their place",
+            ),
+            newcomers: None,
         }
+    }
+
+    /// Bounds the connections that have not settled: see [`Slot::settle`]. They never take more than a quarter of the
+    /// listener's room, so that idlers cannot fill it.
+    #[must_use]
+    pub fn with_newcomers(mut self, mut bounds: newcomers::Bounds) -> Self {
+        let quarter = self.slots.available_permits().div_ceil(4);
+        bounds.total_max = bounds.total_max.min(quarter);
+        self.newcomers = Some(Newcomers::new(bounds));
+        self
     }
 
     /// Where it listens.
@@ -189,9 +225,15 @@ impl Acceptor {
         prepare(&stream).ok()?;
         self.accepted.increment(1);
         self.open.increment(1.0);
+        let newcomer = self.newcomers.as_ref().map(|newcomers| {
+            let (newcomer, evicted) = newcomers.enter(peer.ip());
+            self.evicted.increment(u64::from(evicted));
+            newcomer
+        });
         let slot = Slot {
             _permit: permit,
             open: OpenGauge(self.open.clone()),
+            newcomer,
         };
         Some(Accepted { stream, peer, slot })
     }
@@ -239,6 +281,36 @@ mod tests {
         drop(held);
         let _third = TcpStream::connect(address).await.unwrap();
         acceptor.accept().await;
+    }
+
+    #[tokio::test]
+    async fn idlers_never_keep_a_newcomer_out() {
+        let metrics = Metrics::default();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let bounds = newcomers::Bounds {
+            total_max: 100,
+            source_max: 2,
+        };
+        let mut acceptor = Acceptor::new(listener, "test", 8, &metrics).with_newcomers(bounds);
+        let mut clients = Vec::new();
+        let mut slots = Vec::new();
+        for _ in 0..4 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            slots.push(acceptor.accept().await.slot);
+        }
+        slots[0].evicted().await;
+        slots[1].evicted().await;
+        slots[2].settle();
+        clients.push(TcpStream::connect(address).await.unwrap());
+        slots.push(acceptor.accept().await.slot);
+        let still = tokio::time::timeout(Duration::from_millis(10), slots[3].evicted()).await;
+        assert!(still.is_err(), "who settled gave its place back, so nobody had to go");
+        let text = metrics.render();
+        assert!(
+            text.contains("isthmus_newcomers_evicted_total{listener=\"test\"} 2"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! The pages that every daemon shows its operator on loopback: readiness, metrics, settings, the view. Reads only; what
 //! changes something is a route of its daemon's own.
 
+mod server;
+mod settings;
+
 use axum::{
     Json, Router,
     extract::State,
@@ -9,16 +12,16 @@ use axum::{
     routing::get,
 };
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tracing::warn;
 
 use crate::{
     model::{Resource, View},
     ops::Metrics,
-    runtime::{Ready, Stop, clock},
+    runtime::{Ready, clock},
     subscribe::Views,
 };
 use proto::registry::v1 as pb;
+pub use server::serve;
+pub use settings::Settings;
 
 /// `GET /ready` (and `/healthz/ready`, where Istio's users look): 200, or 503 with what is still waited for.
 pub fn readiness(ready: Ready) -> Router {
@@ -59,14 +62,6 @@ pub fn config(settings: String) -> Router {
         settings
     }
     Router::new().route("/config", get(page)).with_state(settings)
-}
-
-/// Answers until the order to stop. Give it an order that comes after draining, so that operators can watch it.
-pub async fn serve(listener: TcpListener, routes: Router, stop: Stop) {
-    let ordered = async move { stop.ordered().await };
-    if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(ordered).await {
-        warn!(%error, "the admin pages ended");
-    }
 }
 
 /// A view for people and programs: nouns as in `isthmus --output json`.
@@ -129,7 +124,7 @@ mod tests {
     use super::*;
     use crate::{
         net::listen::listen,
-        runtime::{OnExit, Tasks},
+        runtime::{OnExit, Stop, Tasks},
         subscribe::Publisher,
     };
 
@@ -172,6 +167,33 @@ mod tests {
         assert!(fetch(address, "/config").await.contains("region = \"eu\""));
         let answer = fetch(address, "/view").await;
         assert!(answer.contains("\"revision\":0"), "{answer}");
+        tasks.stop().order();
+        tasks.join(std::time::Duration::from_secs(10)).await.unwrap();
+    }
+
+    /// Slow heads, answers that nobody reads, and connections without a word: more than there is room for.
+    #[tokio::test]
+    async fn idlers_do_not_keep_anybody_from_the_pages() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Tasks::new(Stop::default());
+        let routes = readiness(Ready::default());
+        tasks.spawn(
+            "admin",
+            OnExit::StopProcess,
+            serve(listener, routes, tasks.stop().clone()),
+        );
+        let mut idlers = Vec::new();
+        for at in 0..600 {
+            let mut idler = TcpStream::connect(address).await.unwrap();
+            if at % 2 == 0 {
+                // Its place may be gone already.
+                let _ = idler.write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\nx-slow: ").await;
+            }
+            idlers.push(idler);
+        }
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(5), fetch(address, "/ready")).await;
+        assert!(answer.expect("in time").starts_with("HTTP/1.1 200"));
         tasks.stop().order();
         tasks.join(std::time::Duration::from_secs(10)).await.unwrap();
     }

@@ -9,7 +9,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh::{
     identity::{ALPN_H2, ALPN_NONE, ClientAuth, Side, SpiffeId},
     model::Timestamp,
-    net::{dial::dial_address, listen::Acceptor},
+    net::{
+        dial::dial_address,
+        listen::{Acceptor, Slot},
+    },
     runtime::{OnExit, clock},
 };
 use rustls_pki_types::CertificateDer;
@@ -24,7 +27,10 @@ use super::{
     deliver::{Application, Caller, deliver},
     settings::{Served, ServedPort},
 };
-use crate::hop::{exec::Exec, relay::relay};
+use crate::hop::{
+    exec::{self, Exec},
+    relay::relay,
+};
 
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
@@ -38,14 +44,14 @@ pub(crate) async fn accept(shared: Arc<Shared>, mut acceptor: Acceptor) {
             () = stop.ordered() => break,
             accepted = acceptor.accept() => accepted,
         };
-        let held = (accepted.slot, shared.drain.guard());
+        let (slot, guard) = (accepted.slot, shared.drain.guard());
         let (shared, peer) = (Arc::clone(&shared), accepted.peer);
         shared
             .tasks
             .clone()
             .spawn("inbound-connection", OnExit::Ignore, async move {
-                let _held = held;
-                if let Err(fault) = serve(&shared, accepted.stream).await {
+                let _guard = guard;
+                if let Err(fault) = serve(&shared, accepted.stream, slot).await {
                     match &fault {
                         Fault::Denied(denied) => {
                             shared.meters.denied(denied);
@@ -66,6 +72,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, mut acceptor: Acceptor) {
 enum Fault {
     #[error("no TLS handshake in time")]
     TooSlow,
+    #[error("crowded out before its TLS handshake was over")]
+    Evicted,
     #[error("TLS: {0}")]
     Tls(std::io::Error),
     #[error("{0}")]
@@ -94,13 +102,15 @@ struct LetIn {
     http: bool,
 }
 
-async fn serve(shared: &Arc<Shared>, stream: TcpStream) -> Result<(), Fault> {
+async fn serve(shared: &Arc<Shared>, stream: TcpStream, mut slot: Slot) -> Result<(), Fault> {
     let limit = shared.settings.handshake_timeout;
     // Told from now on, so that no change falls between the check in the handshake and the first one below.
     let changed = shared.identity.changed();
-    let let_in = tokio::time::timeout(limit, let_in(shared, stream))
-        .await
-        .map_err(|_| Fault::TooSlow)??;
+    let let_in = tokio::select! {
+        let_in = tokio::time::timeout(limit, let_in(shared, stream)) => let_in.map_err(|_| Fault::TooSlow)??,
+        () = slot.evicted() => return Err(Fault::Evicted),
+    };
+    slot.settle();
     let caller = let_in.admitted.caller.clone();
     let vouched = until_disowned(Arc::clone(shared), changed, let_in.admitted);
     if let_in.http {
@@ -187,6 +197,10 @@ async fn serve_http(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEAD_BYTES_MAX)
+        .max_pending_accept_reset_streams(exec::RESET_PENDING_MAX)
+        .max_local_error_reset_streams(exec::RESET_LOCAL_MAX)
+        .keep_alive_interval(exec::KEEPALIVE.0)
+        .keep_alive_timeout(exec::KEEPALIVE.1)
         .enable_connect_protocol();
     let caller = Arc::new(caller);
     let service = {

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::{Shared, http, tcp};
 use crate::hop::{
-    exec::Exec,
+    exec::{self, Exec},
     screen::{Screened, Speaks},
 };
 
@@ -79,7 +79,7 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream) {
     };
     let Some((stream, speaks)) = screened else { return };
     let io = TokioIo::new(stream);
-    let exec = Exec(shared.tasks.clone());
+    let tasks = Exec(shared.tasks.clone());
     let service = service_fn(move |request| http::serve(Arc::clone(&shared), request));
     let ended = match speaks {
         Speaks::Http1 => {
@@ -101,12 +101,15 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream) {
             }
         }
         Speaks::Http2 => {
-            let mut builder = http2::Builder::new(exec);
+            let mut builder = http2::Builder::new(tasks);
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS_MAX)
                 .initial_stream_window_size(STREAM_WINDOW_BYTES)
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                .max_header_list_size(HEAD_BYTES_MAX as u32)
+                .max_pending_accept_reset_streams(exec::RESET_PENDING_MAX)
+                .max_local_error_reset_streams(exec::RESET_LOCAL_MAX)
                 .enable_connect_protocol();
             let connection = builder.serve_connection(io, service);
             let mut connection = std::pin::pin!(connection);

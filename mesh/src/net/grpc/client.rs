@@ -228,7 +228,6 @@ impl Dialer {
             Caller { id, address },
             sweep,
             Stop::default(),
-            None,
         ))
     }
 }

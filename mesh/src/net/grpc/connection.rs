@@ -17,14 +17,12 @@ use tokio::{
 };
 use tokio_rustls::TlsStream;
 use tokio_stream::wrappers::WatchStream;
-use tonic::transport::server::Connected;
 use tracing::info;
 
 use super::Caller;
 use crate::{
     identity::{Fault, Identity, Side},
     model::Timestamp,
-    net::listen::Slot,
     runtime::{Stop, clock},
 };
 
@@ -74,24 +72,16 @@ pub(super) struct Connection {
     sweep: Option<Sweep>,
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
     over: bool,
-    _slot: Option<Slot>,
 }
 
 impl Connection {
-    pub(super) fn new(
-        tls: TlsStream<TcpStream>,
-        caller: Caller,
-        sweep: Option<Sweep>,
-        cut: Stop,
-        slot: Option<Slot>,
-    ) -> Self {
+    pub(super) fn new(tls: TlsStream<TcpStream>, caller: Caller, sweep: Option<Sweep>, cut: Stop) -> Self {
         Self {
             tls: Box::new(tls),
             caller,
             sweep,
             cut: Box::pin(async move { cut.ordered().await }),
             over: false,
-            _slot: slot,
         }
     }
 
@@ -116,14 +106,6 @@ impl Connection {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Caller;
-
-    fn connect_info(&self) -> Caller {
-        self.caller.clone()
     }
 }
 

@@ -1,10 +1,11 @@
-//! Serving: accept, handshake beside each other and bounded, then gRPC. On stop: no new connections, running calls may
-//! finish until the deadline, the rest is cut.
+//! Serving: accept, handshake beside each other, then gRPC. Whoever has not shown who it is can be crowded out, whoever has
+//! cannot. On stop: no new connections, running calls may finish until the deadline, the rest is cut.
 
 use std::{
-    convert::Infallible,
+    fmt,
+    net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -12,36 +13,38 @@ use std::{
 
 use metrics::Counter;
 use tokio::{
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    net::{TcpListener, TcpStream},
+    time::Instant,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{service::Routes, transport::Server};
-use tracing::{debug, error, warn};
+use tonic::service::Routes;
+use tracing::{debug, warn};
 
 use super::{
-    Caller,
+    Caller, Gate, Open,
     connection::{Connection, Sweep},
+    exchange,
 };
 use crate::{
-    identity::{ALPN_H2, ClientAuth, Identity, Side},
-    net::listen::{Accepted, Acceptor},
+    identity::{ClientAuth, Identity, Side},
+    net::{
+        allowance::{self, Accounts},
+        listen::{Accepted, Acceptor},
+        newcomers::{self, source},
+    },
     ops::Metrics,
-    runtime::{OnExit, Stop, Tasks, clock},
+    runtime::{Drain, OnExit, Stop, Tasks, clock},
 };
 
 /// A stranger's patience is not ours.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// One line about failed handshakes in this time; the metric counts all of them.
 const LOG_INTERVAL_MS: i64 = 1_000;
-/// Connections that finished their handshake and wait for gRPC; it takes them at once.
-const READY_MAX: usize = 64;
-/// A peer that vanished is noticed after both.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// Who showed no certificate wants one call answered, which takes seconds at most.
+const STRANGER_AGE: Duration = Duration::from_secs(60);
 
 /// How a listener serves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Serve {
     /// In logs, metrics and task names.
     pub name: &'static str,
@@ -49,38 +52,99 @@ pub struct Serve {
     pub client_auth: ClientAuth,
     /// Beyond it connections are reset.
     pub connections_max: usize,
-    /// Beyond it connections wait in the kernel's backlog.
-    pub handshakes_max: usize,
+    /// Connections that have not shown a certificate; beyond, each takes the place of an older one. At most a quarter of
+    /// the connections count.
+    pub newcomers: newcomers::Bounds,
+    /// Handshakes of one source address a second, with as many at once as come in two seconds; beyond, connections are
+    /// reset. 0 is no bound.
+    pub handshakes_per_source: u32,
+    /// Calls at a time on one connection; a client keeps more of them back by itself.
+    pub streams_max: u32,
+    /// After this long, less up to a tenth, a connection takes no new calls, and its streams end in order. Shorter than a
+    /// certificate's life, so that nobody goes on with one that has ended.
+    pub age: Duration,
     /// How long running calls may take to finish after the order to stop.
     pub drain: Duration,
+    /// Who may do what.
+    pub gate: Arc<dyn Gate>,
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Serve {
-    /// 10 000 connections, 512 handshakes at once, 5 s to drain.
+    /// 10 000 connections, 2 500 newcomers and 1 000 of one source, 1 000 handshakes of one source a second, 4 096 calls
+    /// at a time, half an hour, 5 s to drain, and a gate that is open.
     #[must_use]
-    pub const fn new(name: &'static str, client_auth: ClientAuth) -> Self {
+    pub fn new(name: &'static str, client_auth: ClientAuth) -> Self {
         Self {
             name,
             client_auth,
             connections_max: 10_000,
-            handshakes_max: 512,
+            newcomers: newcomers::Bounds {
+                total_max: 2_500,
+                source_max: 1_000,
+            },
+            handshakes_per_source: 1_000,
+            streams_max: 4_096,
+            age: Duration::from_secs(1800),
             drain: Duration::from_secs(5),
+            gate: Arc::new(Open),
         }
     }
 }
 
-/// What every handshake needs.
-#[derive(Clone)]
-struct Handshake {
-    identity: Identity,
-    options: Serve,
-    stop: Stop,
-    cut: Stop,
-    /// When a failure was last logged, in milliseconds: strangers must not be able to fill the log.
-    logged: Arc<AtomicI64>,
-    ready: mpsc::Sender<Connection>,
+struct Meters {
     failed: Counter,
     swept: Counter,
+    flooded: Counter,
+    turned_away: Counter,
+}
+
+impl Meters {
+    fn new(name: &'static str, metrics: &Metrics) -> Self {
+        let label = [("listener", name)];
+        let counter = |name, help| metrics.counter(name, help, &label);
+        Self {
+            failed: counter(
+                "isthmus_handshake_failed_total",
+                "TLS handshakes that failed or took too long",
+            ),
+            swept: counter(
+                "isthmus_connections_swept_total",
+                "connections closed because bundles changed and their peer is no longer trusted",
+            ),
+            flooded: counter(
+                "isthmus_handshakes_limited_total",
+                "connections reset because their source opens more of them a second than it may",
+            ),
+            turned_away: counter(
+                "isthmus_connections_limited_total",
+                "connections closed because their caller holds as many as it may",
+            ),
+        }
+    }
+}
+
+/// What every connection needs.
+struct Desk {
+    identity: Identity,
+    options: Serve,
+    counter: exchange::Counter,
+    stop: Stop,
+    cut: Stop,
+    drain: Drain,
+    /// Guards the table only.
+    sources: Mutex<Accounts<IpAddr>>,
+    began: Instant,
+    /// When a failure was last logged, in milliseconds: strangers must not be able to fill the log.
+    logged: AtomicI64,
+    meters: Meters,
 }
 
 /// Serves `routes` until the tasks' stop is ordered and running calls have finished or were cut. Run it as a task.
@@ -92,96 +156,108 @@ pub async fn serve(
     tasks: Tasks,
     metrics: Metrics,
 ) {
-    let label = [("listener", options.name)];
-    let (ready, incoming) = mpsc::channel(READY_MAX);
-    let cut = Stop::default();
-    let handshake = Handshake {
+    let mut acceptor =
+        Acceptor::new(listener, options.name, options.connections_max, &metrics).with_newcomers(options.newcomers);
+    let desk = Arc::new(Desk {
         identity,
-        options: options.clone(),
+        counter: exchange::Counter {
+            routes: routes.prepare(),
+            gate: Arc::clone(&options.gate),
+            streams_max: options.streams_max,
+            tasks: tasks.clone(),
+        },
         stop: tasks.stop().clone(),
-        cut: cut.clone(),
-        logged: Arc::default(),
-        ready,
-        failed: metrics.counter(
-            "isthmus_handshake_failed_total",
-            "TLS handshakes that failed or took too long",
-            &label,
-        ),
-        swept: metrics.counter(
-            "isthmus_connections_swept_total",
-            "connections closed because bundles changed and their peer is no longer trusted",
-            &label,
-        ),
-    };
-    let acceptor = Acceptor::new(listener, options.name, options.connections_max, &metrics);
-    let stop = tasks.stop().clone();
-    tasks.spawn(options.name, OnExit::Ignore, accept(acceptor, handshake, tasks.clone()));
-
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .serve_with_incoming_shutdown(
-            routes.prepare(),
-            ReceiverStream::new(incoming).map(Ok::<_, Infallible>),
-            stop.ordered(),
-        );
-    let deadline = async {
-        stop.ordered().await;
-        tokio::time::sleep(options.drain).await;
-    };
-    tokio::select! {
-        ended = server => {
-            if let Err(error) = ended {
-                error!(listener = options.name, %error, "gRPC server failed");
-            }
-        }
-        () = deadline => debug!(listener = options.name, "calls cut at the deadline"),
-    }
-    cut.order();
-}
-
-async fn accept(mut acceptor: Acceptor, handshake: Handshake, tasks: Tasks) {
-    let permits = Arc::new(Semaphore::new(handshake.options.handshakes_max));
+        cut: Stop::default(),
+        drain: Drain::default(),
+        sources: Mutex::default(),
+        began: clock::now(),
+        logged: AtomicI64::default(),
+        meters: Meters::new(options.name, &metrics),
+        options,
+    });
     loop {
-        let next = async {
-            // The semaphore is never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-            Some((acceptor.accept().await, permit))
-        };
         let accepted = tokio::select! {
-            () = tasks.stop().ordered() => return,
-            accepted = next => accepted,
+            () = desk.stop.ordered() => break,
+            accepted = acceptor.accept() => accepted,
         };
-        let Some((accepted, permit)) = accepted else { return };
-        let name = handshake.options.name;
-        tasks.spawn(name, OnExit::Ignore, handshake.clone().run(accepted, permit));
+        let guard = desk.drain.guard();
+        let serving = Arc::clone(&desk);
+        tasks.spawn(desk.options.name, OnExit::Ignore, async move {
+            let _guard = guard;
+            // Boxed where it is made: each wrapper around a task would keep room for it.
+            Box::pin(serving.serve(accepted)).await;
+        });
     }
+    // Clients that are refused go elsewhere.
+    drop(acceptor);
+    let left = desk.drain.finish(desk.options.drain).await;
+    if left > 0 {
+        debug!(listener = desk.options.name, left, "connections cut at the deadline");
+    }
+    desk.cut.order();
 }
 
-impl Handshake {
-    async fn run(self, accepted: Accepted, permit: OwnedSemaphorePermit) {
-        let (peer, name) = (accepted.peer, self.options.name);
+impl Desk {
+    async fn serve(&self, accepted: Accepted) {
+        let Accepted { stream, peer, mut slot } = accepted;
+        if let Err(allowance::Over::Rate { .. } | allowance::Over::Held) = self.take_turn(peer.ip()) {
+            self.meters.flooded.increment(1);
+            crate::net::listen::reset_on_close(&stream);
+            return;
+        }
         let shaken = tokio::select! {
             () = self.stop.ordered() => return,
-            shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.shake(accepted)) => shaken,
+            () = slot.evicted() => return,
+            shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.shake(stream, peer)) => shaken,
         };
-        match shaken {
-            Ok(Ok(connection)) => {
-                drop(permit);
-                // Gone only when the server stops.
-                let _ = self.ready.send(connection).await;
-            }
+        let (connection, caller) = match shaken {
+            Ok(Ok(shaken)) => shaken,
             Ok(Err(error)) => {
-                self.failed.increment(1);
+                self.meters.failed.increment(1);
                 if self.may_log() {
-                    warn!(listener = name, %peer, error, "TLS handshake failed");
+                    warn!(listener = self.options.name, %peer, error, "TLS handshake failed");
                 }
+                return;
             }
             Err(_) => {
-                self.failed.increment(1);
-                debug!(listener = name, %peer, "TLS handshake took too long");
+                self.meters.failed.increment(1);
+                debug!(listener = self.options.name, %peer, "TLS handshake took too long");
+                return;
             }
+        };
+        let _pass = match self.options.gate.connection(&caller) {
+            Ok(pass) => pass,
+            Err(reason) => {
+                self.meters.turned_away.increment(1);
+                if self.may_log() {
+                    warn!(listener = self.options.name, %peer, id = ?caller.id, reason, "connection closed");
+                }
+                return;
+            }
+        };
+        let mut age = self.options.age.mul_f64(1.0 - fastrand::f64() / 10.0);
+        if caller.id.is_some() {
+            slot.settle();
+        } else {
+            age = age.min(STRANGER_AGE);
         }
+        tokio::select! {
+            () = self.counter.serve(connection, caller, age, &self.stop) => {}
+            () = self.cut.ordered() => {}
+            () = slot.evicted() => {}
+        }
+    }
+
+    fn take_turn(&self, address: IpAddr) -> Result<(), allowance::Over> {
+        let per_second = f64::from(self.options.handshakes_per_source);
+        let bounds = allowance::Bounds {
+            per_second,
+            burst: per_second * 2.0,
+            held_max: u32::MAX,
+        };
+        let since = clock::now().saturating_duration_since(self.began);
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.charge(&source(address), &bounds, since)
     }
 
     fn may_log(&self) -> bool {
@@ -194,10 +270,9 @@ impl Handshake {
         false
     }
 
-    async fn shake(&self, accepted: Accepted) -> Result<Connection, String> {
-        let Accepted { stream, peer, slot } = accepted;
+    async fn shake(&self, stream: TcpStream, peer: std::net::SocketAddr) -> Result<(Connection, Caller), String> {
         let changed = self.identity.changed();
-        let config = self.identity.server_config(self.options.client_auth, ALPN_H2);
+        let config = self.identity.control_config(self.options.client_auth);
         let tls = TlsAcceptor::from(config)
             .accept(stream)
             .await
@@ -210,8 +285,10 @@ impl Handshake {
         let caller = Caller { id, address: peer };
         let sweep = state.peer_certificates().map(|chain| {
             let chain = chain.iter().map(|der| der.clone().into_owned()).collect();
-            Sweep::new(self.identity.clone(), Side::Client, chain, changed, self.swept.clone())
+            let swept = self.meters.swept.clone();
+            Sweep::new(self.identity.clone(), Side::Client, chain, changed, swept)
         });
-        Ok(Connection::new(tls.into(), caller, sweep, self.cut.clone(), Some(slot)))
+        let connection = Connection::new(tls.into(), caller.clone(), sweep, self.cut.clone());
+        Ok((connection, caller))
     }
 }

@@ -1,3 +1,5 @@
+mod rim;
+
 use std::time::Duration;
 
 use proto::registry::v1::{
@@ -45,12 +47,19 @@ struct Running {
 }
 
 async fn start(identity: Identity, client_auth: ClientAuth) -> Running {
+    start_with(
+        identity,
+        Serve::new("test", client_auth),
+        Routes::new(CertificatesServer::new(Echo)),
+    )
+    .await
+}
+
+async fn start_with(identity: Identity, mut options: Serve, routes: Routes) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (tasks, metrics) = (Tasks::new(Stop::default()), Metrics::default());
-    let mut options = Serve::new("test", client_auth);
     options.drain = Duration::from_millis(200);
-    let routes = Routes::new(CertificatesServer::new(Echo));
     let server = serve(
         listener,
         identity.clone(),
