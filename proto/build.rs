@@ -1,6 +1,6 @@
 //! Compiles the protobuf files in pure Rust: no protoc needed.
 
-use std::{error::Error, path::Path};
+use std::{env, error::Error, fs, path::Path};
 
 const FILES: [&str; 5] = [
     "isthmus/registry/v1/resource.proto",
@@ -43,6 +43,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={}", Path::new(file).display());
     }
     let files = protox::compile(FILES, ["."])?;
+    let mut methods = Vec::new();
+    for file in &files.file {
+        for service in &file.service {
+            let name = format!("/{}.{}", file.package(), service.name());
+            methods.extend(service.method.iter().map(|method| format!("{name}/{}", method.name())));
+        }
+    }
+    let list = Path::new(&env::var_os("OUT_DIR").ok_or("cargo names OUT_DIR")?).join("methods.rs");
+    fs::write(list, format!("&{methods:?}"))?;
     let mut config = tonic_prost_build::Config::new();
     // Payloads stay slices of the buffer that they arrived in.
     config.bytes(["."]);

@@ -15,6 +15,9 @@ fn hex<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Er
     serializer.collect_str(&format_args!("{number:016x}"))
 }
 
+/// Every method of every service, as `/package.Service/Method`.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 /// Registration, watch, certificates, and the catalogue's nouns.
 pub mod registry {
     /// Version 1.

@@ -28,7 +28,7 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use crate::{
-    api::{self, Admin, AdminApi, CertificateApi, Joins, RegisterApi, watch::WatchService},
+    api::{self, Admin, AdminApi, CertificateApi, Door, Joins, RegisterApi, watch::WatchService},
     catalog::{Command, Reply},
     config::Config,
     federation::{self, Federation},
@@ -341,10 +341,16 @@ impl Bound {
         };
         let joins = Arc::new(Joins(Arc::clone(parts)));
         let grpc = |name, listener, routes| {
+            let limits = parts.config.limits;
             let options = Serve {
-                connections_max: parts.config.limits.connections,
+                connections_max: limits.connections,
+                newcomers: limits.newcomers(),
+                handshakes_per_source: limits.handshakes_per_source,
+                streams_max: limits.streams_per_connection,
+                age: limits.connection_age,
+                gate: Arc::new(Door::new(name, parts.trust_domain.clone(), limits, metrics)),
                 drain: parts.config.stop_deadline,
-                // Tokens are shown without a certificate; each call judges its caller.
+                // Tokens are shown without a certificate; the gate judges each call by its caller.
                 ..Serve::new(name, ClientAuth::Optional)
             };
             let (identity, tasks) = (parts.identity.clone(), parts.tasks.clone());

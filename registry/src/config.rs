@@ -1,6 +1,8 @@
 //! Checked settings of a registry node. Promises that one reading reports every fault of the file, each with its key and
 //! what to write instead; reads no file itself and fills no gap silently: each default is stated at its field.
 
+mod limits;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -14,6 +16,7 @@ use mesh::{
     ops::{Faults, Section},
 };
 
+pub use self::limits::LimitConfig;
 use crate::raft;
 
 /// Ports that users of Istio know; each can be changed.
@@ -122,23 +125,6 @@ pub struct AuthorityFiles {
     pub root: PathBuf,
 }
 
-/// `[limits]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LimitConfig {
-    /// `limits.connections`: open connections on each gRPC listener. Default 10 000.
-    pub connections: usize,
-    /// `limits.agents`: streams of workloads and gateways that this node holds. Default 10 000: more belong on more
-    /// nodes, because a node's loss makes all of its agents attach at once.
-    pub agents: usize,
-    /// `limits.attaches_per_second`: new attachments that this node proposes; more are told to come back. Default 500:
-    /// a crowd that returns must not drown the renewals of those who are there.
-    pub attaches_per_second: u32,
-    /// `limits.message_bytes`: longest message that an agent or operator may send. Default 1 MiB.
-    pub message_bytes: usize,
-    /// `limits.http_requests`: requests that the HTTP listener serves at once. Default 64.
-    pub http_requests: usize,
-}
-
 impl Config {
     /// Reads a file's text.
     ///
@@ -155,7 +141,7 @@ impl Config {
         let lease = read_lease(&file);
         let certificates = read_certificates(&file);
         let authority = read_authority(&file);
-        let limits = read_limits(&file);
+        let limits = LimitConfig::read(&file.section("limits"), certificates.lifetime);
         let raft = raft::Settings::read(&file.section("raft"));
         let dns = read_dns(&file);
         let stop_deadline = read_stop(&file);
@@ -351,26 +337,6 @@ fn read_authority(file: &Section) -> Option<AuthorityFiles> {
         key: key?,
         root: root?,
     })
-}
-
-fn read_limits(file: &Section) -> LimitConfig {
-    let section = file.section("limits");
-    let count = |key: &str, default: usize, most: usize| {
-        let value = section.or(key, default);
-        if value == 0 || value > most {
-            section.fault(key, format!("{value} is not between 1 and {most}"));
-        }
-        value
-    };
-    let limits = LimitConfig {
-        connections: count("connections", 10_000, 1_000_000),
-        agents: count("agents", 10_000, 1_000_000),
-        attaches_per_second: u32::try_from(count("attaches_per_second", 500, 100_000)).unwrap_or(500),
-        message_bytes: count("message_bytes", 1 << 20, 64 << 20),
-        http_requests: count("http_requests", 64, 10_000),
-    };
-    section.finish_section();
-    limits
 }
 
 #[cfg(test)]

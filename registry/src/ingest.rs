@@ -6,7 +6,7 @@ mod agent;
 mod expire;
 mod lease;
 
-pub(crate) use admit::Turned;
+pub(crate) use admit::{Counts, Judge, Turned};
 pub(crate) use agent::Agents;
 pub use expire::{LeaseTimes, Watch, watch};
 pub use lease::{Leases, Term};

@@ -13,6 +13,7 @@ mod gauges;
 pub mod ingest;
 mod metrics;
 mod node;
+pub mod outside;
 pub mod raft;
 pub mod watch;
 

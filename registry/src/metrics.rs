@@ -32,6 +32,7 @@ pub struct Handles {
     pub(crate) lapses_held_back: Counter,
     pub(crate) attached: Counter,
     pub(crate) attaches_refused: Counter,
+    pub(crate) changes_delayed: Counter,
     pub(crate) attach: Histogram,
     pub(crate) issued_by_token: Counter,
     pub(crate) issued_by_svid: Counter,
@@ -96,6 +97,10 @@ impl Meters {
             attaches_refused: counter(
                 "isthmus_registry_attaches_refused_total",
                 "attachments that were turned away",
+            ),
+            changes_delayed: counter(
+                "isthmus_registry_changes_delayed_total",
+                "changes of state that waited because their caller is at limits.changes_per_caller",
             ),
             attach: metrics.histogram(
                 "isthmus_registry_attach_seconds",

@@ -43,3 +43,4 @@ pub use service::{Admit, Service};
 pub use settings::Settings;
 pub use snapshot::SnapshotError;
 pub use transport::{Failed, Method, Target, Transport};
+pub(crate) use wire::try_requests;

@@ -8,6 +8,7 @@ use thiserror::Error;
 use tonic::{Code, Status, metadata::MetadataValue};
 use tracing::warn;
 
+use super::rules::Denied;
 use crate::{
     authority::attest::Denial,
     catalog::Refusal,
@@ -47,6 +48,21 @@ pub(crate) enum Error {
         caller: Option<SpiffeId>,
         /// What would be right.
         needs: &'static str,
+    },
+    /// The method is not for this caller.
+    #[error(transparent)]
+    Rule(#[from] Denied),
+    /// The caller is at its own bound.
+    #[error("{bound} {what} are the most that one caller may make ({setting}); come back in {wait:?}")]
+    Limited {
+        /// What is bounded.
+        what: &'static str,
+        /// The bound.
+        bound: u32,
+        /// Where an operator can change it.
+        setting: &'static str,
+        /// When it makes sense to come back.
+        wait: Duration,
     },
     /// A token does not even parse, or is another kind's.
     #[error("token: {0}")]
@@ -143,6 +159,10 @@ impl Error {
             Self::NotAllowed { caller: None, .. } => (Code::Unauthenticated, Retry::Never),
             Self::NotAllowed { caller: Some(_), .. } => (Code::PermissionDenied, Retry::Never),
             Self::Denied(_) => (Code::PermissionDenied, Retry::Never),
+            Self::Rule(Denied::Unknown(_)) => (Code::Unimplemented, Retry::Never),
+            Self::Rule(Denied::NotYours { caller: None, .. }) => (Code::Unauthenticated, Retry::Never),
+            Self::Rule(Denied::NotYours { caller: Some(_), .. }) => (Code::PermissionDenied, Retry::Never),
+            Self::Limited { .. } => (Code::ResourceExhausted, Retry::Later),
             Self::NotFound { .. } => (Code::NotFound, Retry::Never),
             Self::Busy { .. } => (Code::ResourceExhausted, Retry::Later),
             Self::LeaseGone(_) => (Code::Aborted, Retry::Later),

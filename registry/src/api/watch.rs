@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use mesh::{
     identity::Role,
-    model::{ClusterId, ServiceName, Timestamp},
-    net::grpc::{Caller, MESSAGE_BYTES_MAX},
+    model::{ClusterId, ServiceName, Timestamp, Update},
+    net::grpc::{Caller, Hangup, MESSAGE_BYTES_MAX},
     runtime::{OnExit, Stop, Tasks, clock},
 };
 use proto::registry::v1::{
@@ -17,11 +17,17 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::turns::{CallersTurns, Turns};
 use crate::{
     catalog::State,
     watch::{Hub, Scope, Subscriber, Ticket, chunks},
 };
 
+/// How long a reader may take for one update: longer than a full one takes on a slow line, and so long at most is an update
+/// kept for a reader that does not read.
+const SLOW_MAX: Duration = Duration::from_secs(60);
+/// Longest message of a subscriber: as many services as an interest may name.
+const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// How long a new stream may take to say what it wants.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages between the subscriber and its connection; when it is full, changes are merged instead.
@@ -34,15 +40,29 @@ const INTEREST_SERVICES_MAX: usize = 10_000;
 pub struct WatchService {
     hub: Arc<Hub>,
     tasks: Tasks,
+    turns: Turns,
+    slow_max: Duration,
 }
 
 impl WatchService {
     /// The gRPC server over a hub; each stream is a task of `tasks` and ends with them.
     #[must_use]
     pub fn server(hub: Arc<Hub>, tasks: Tasks) -> WatchServer<Self> {
-        WatchServer::new(Self { hub, tasks })
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        Self::with_patience(hub, tasks, SLOW_MAX)
+    }
+
+    /// As [`WatchService::server`], with another patience for slow readers.
+    #[must_use]
+    pub fn with_patience(hub: Arc<Hub>, tasks: Tasks, slow_max: Duration) -> WatchServer<Self> {
+        let turns = Turns::default();
+        WatchServer::new(Self {
+            hub,
+            tasks,
+            turns,
+            slow_max,
+        })
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 }
 
@@ -55,6 +75,7 @@ impl Watch for WatchService {
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let caller = Caller::of(&request).cloned();
+        let hangup = Hangup::of(&request);
         let role = admit(caller.as_ref(), &self.hub.state())?;
         let mut incoming = request.into_inner();
         let start = tokio::time::timeout(START_TIMEOUT, incoming.message())
@@ -75,13 +96,16 @@ impl Watch for WatchService {
             subscriber: Subscriber::new(&self.hub, scope, start.held.map(Into::into)),
             ticket,
             role,
+            hangup,
+            turns: self.turns.of(caller.and_then(|caller| caller.id)),
+            slow_max: self.slow_max,
         };
         let (out, updates) = mpsc::channel(OUT_MAX);
         let stop = self.tasks.stop().clone();
         self.tasks.spawn("watch-stream", OnExit::Ignore, async move {
             if let Err(status) = stream.run(incoming, &out, &stop).await {
-                // The subscriber may be gone already; then nobody wants to know.
-                let _ = out.send(Err(status)).await;
+                // The subscriber may be gone already, or not read; then nobody wants to know.
+                let _ = out.try_send(Err(status));
             }
         });
         Ok(Response::new(ReceiverStream::new(updates)))
@@ -144,6 +168,9 @@ struct Stream {
     subscriber: Subscriber,
     ticket: Ticket,
     role: Option<Role>,
+    hangup: Hangup,
+    turns: CallersTurns,
+    slow_max: Duration,
 }
 
 impl Stream {
@@ -153,6 +180,12 @@ impl Stream {
         out: &mpsc::Sender<Result<pb::Update, Status>>,
         stop: &Stop,
     ) -> Result<(), Status> {
+        // The first update is the large one, and of one caller only few are made at a time.
+        let mut turn = Some(tokio::select! {
+            turn = self.turns.take() => turn,
+            () = out.closed() => return Ok(()),
+            () = stop.ordered() => return Err(Status::unavailable("this node stops; ask another one")),
+        });
         loop {
             // All arms may be dropped halfway: none of them has taken anything then.
             tokio::select! {
@@ -167,11 +200,16 @@ impl Stream {
                         return Err(Status::unavailable("this node stops; ask another one"));
                     };
                     let (held, committed_at) = (update.held, update.committed_at);
-                    for chunk in chunks(update) {
-                        if out.send(Ok(chunk)).await.is_err() {
-                            return Ok(());
-                        }
+                    let sent = tokio::time::timeout(self.slow_max, send(update, out)).await;
+                    let Ok(sent) = sent else {
+                        self.ticket.cut();
+                        self.hangup.cut();
+                        return Err(Status::deadline_exceeded("an update was not read in time; subscribe again"));
+                    };
+                    if sent.is_none() {
+                        return Ok(());
                     }
+                    turn.take();
                     self.ticket.sent(held, clock::wall(), committed_at);
                 }
             }
@@ -191,6 +229,14 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Hands an update over, as fast as it is read; none when the reader is gone.
+async fn send(update: Update, out: &mpsc::Sender<Result<pb::Update, Status>>) -> Option<()> {
+    for chunk in chunks(update) {
+        out.send(Ok(chunk)).await.ok()?;
+    }
+    Some(())
 }
 
 #[cfg(test)]

@@ -12,16 +12,22 @@ use thiserror::Error;
 
 use crate::catalog::{GatewayLease, WorkloadLease, WorkloadService};
 
-/// A workload that needs more is several workloads.
-const SERVICES_MAX: usize = 32;
-/// Ports of one service, as in the model: an SRV answer must still fit a message.
-const PORTS_MAX: usize = 64;
-const LABELS_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 256;
 /// An RFC 1123 label.
 const HOSTNAME_BYTES_MAX: usize = 63;
 const WEIGHT_DEFAULT: u32 = 100;
 const WEIGHT_MAX: u32 = 1000;
+
+/// How many of each a registration may have: settings, at most what the model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// `limits.workload_services`.
+    pub services: usize,
+    /// `limits.workload_labels`.
+    pub labels: usize,
+    /// `limits.service_ports`.
+    pub ports: usize,
+}
 
 /// Why a registration is turned away.
 #[derive(Debug, Error)]
@@ -56,6 +62,8 @@ pub(crate) struct Judge<'a> {
     pub gateway: &'a SpiffeId,
     /// The node that holds the stream.
     pub holder: NodeId,
+    /// How much a registration may hold.
+    pub counts: Counts,
 }
 
 impl Judge<'_> {
@@ -80,7 +88,7 @@ impl Judge<'_> {
                 caller: identity,
             });
         }
-        check_text(&message)?;
+        check_text(&message, self.counts)?;
         let mut names = BTreeSet::new();
         let mut services = Vec::with_capacity(message.services.len());
         for service in message.services {
@@ -93,7 +101,7 @@ impl Judge<'_> {
             }
             let endpoint = endpoint(&name);
             services.push(WorkloadService {
-                ports: ports(service.ports)?,
+                ports: ports(service.ports, self.counts.ports)?,
                 headless: service.headless,
                 name,
                 endpoint,
@@ -169,9 +177,24 @@ fn at_most(name: &'static str, len: usize, max: usize) -> Result<(), WireError> 
     Ok(())
 }
 
-fn check_text(message: &pb::Workload) -> Result<(), WireError> {
-    at_most("workload.services", message.services.len(), SERVICES_MAX)?;
-    at_most("workload.labels", message.labels.len(), LABELS_MAX)?;
+/// As above, for a bound that an operator can change.
+fn within(name: &'static str, len: usize, max: usize, setting: &str) -> Result<(), WireError> {
+    if len > max {
+        let fault = format!("{len} is more than the {max} that {setting} allows");
+        return Err(WireError::new(name, fault));
+    }
+    Ok(())
+}
+
+fn check_text(message: &pb::Workload, counts: Counts) -> Result<(), WireError> {
+    let (services, labels) = (message.services.len(), message.labels.len());
+    within(
+        "workload.services",
+        services,
+        counts.services,
+        "limits.workload_services",
+    )?;
+    within("workload.labels", labels, counts.labels, "limits.workload_labels")?;
     for (key, value) in &message.labels {
         at_most("workload.labels", key.len().max(value.len()), TEXT_BYTES_MAX)?;
     }
@@ -193,9 +216,9 @@ fn inbound_port(number: u32) -> Result<u16, WireError> {
     }
 }
 
-fn ports(raw: Vec<pb::Port>) -> Result<Vec<Port>, WireError> {
+fn ports(raw: Vec<pb::Port>, most: usize) -> Result<Vec<Port>, WireError> {
     const FIELD: &str = "workload.services.ports";
-    at_most(FIELD, raw.len(), PORTS_MAX)?;
+    within(FIELD, raw.len(), most, "limits.service_ports")?;
     if raw.is_empty() {
         return Err(WireError::new(FIELD, "is empty; a service has at least one port"));
     }
@@ -254,6 +277,11 @@ mod tests {
             trust_domain: &trust_domain,
             gateway: &gateway,
             holder: NodeId(1),
+            counts: Counts {
+                services: 32,
+                labels: 64,
+                ports: 64,
+            },
         })
     }
 
@@ -315,7 +343,19 @@ mod tests {
     #[test]
     fn a_bad_field_is_named() {
         type Spoil = fn(&mut pb::Workload);
-        let cases: [(&str, Spoil); 8] = [
+        let cases: [(&str, Spoil); 10] = [
+            (
+                "workload.services: 33 is more than the 32 that limits.workload_services",
+                |w| {
+                    w.services = vec![w.services[0].clone(); 33];
+                },
+            ),
+            (
+                "workload.services.ports: 65 is more than the 64 that limits.service_ports",
+                |w| {
+                    w.services[0].ports = vec![w.services[0].ports[0].clone(); 65];
+                },
+            ),
             ("workload.id", |w| w.id = "A".into()),
             ("workload.address", |w| w.address = "here".into()),
             ("workload.inbound_port", |w| w.inbound_port = 0),

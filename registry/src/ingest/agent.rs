@@ -10,6 +10,7 @@ use std::{
 use mesh::{
     identity::{SpiffeId, system},
     model::{EndpointId, EndpointState, Revision, WireError},
+    net::allowance::{Accounts, Bounds, Over},
     quota::Gcra,
     runtime::clock,
 };
@@ -42,6 +43,10 @@ pub(crate) struct Agents {
     leases: Leases,
     /// Guards the rate of attachments.
     rate: Mutex<Gcra>,
+    /// Guards the rates of each caller's attachments.
+    attaches: Mutex<Accounts<SpiffeId>>,
+    /// Guards the rates of each caller's other changes.
+    changes: Mutex<Accounts<SpiffeId>>,
     started: Instant,
     streams: Arc<Semaphore>,
 }
@@ -56,6 +61,8 @@ impl Agents {
         Arc::new(Self {
             leases,
             rate: Mutex::new(Gcra::new(rate, rate)),
+            attaches: Mutex::default(),
+            changes: Mutex::default(),
             started: clock::now(),
             streams: Arc::new(Semaphore::new(limits.agents)),
             parts,
@@ -92,8 +99,21 @@ impl Agents {
         Ok(replies)
     }
 
-    fn take_turn(&self) -> Result<(), Error> {
+    fn take_turn(&self, caller: Option<&SpiffeId>) -> Result<(), Error> {
         let since_start = clock::now().saturating_duration_since(self.started);
+        let per_caller = self.parts.config.limits.attaches_per_caller;
+        if let Some(caller) = caller {
+            let charged = charge(&self.attaches, caller, f64::from(per_caller), 1.0, since_start);
+            charged.map_err(|wait| {
+                self.parts.meters.attaches_refused.increment(1);
+                Error::Limited {
+                    what: "attachments a second",
+                    bound: per_caller,
+                    setting: "limits.attaches_per_caller",
+                    wait: wait.max(BUSY_WAIT),
+                }
+            })?;
+        }
         let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         rate.admit(since_start).map_err(|wait| {
             self.parts.meters.attaches_refused.increment(1);
@@ -104,6 +124,45 @@ impl Agents {
             }
         })
     }
+}
+
+impl Agents {
+    /// Waits until a change of this caller is within its rate. Meanwhile its stream is not read: the flood stays with
+    /// whoever sends it.
+    async fn pace(&self, caller: Option<&SpiffeId>) {
+        let Some(caller) = caller else { return };
+        let rate = f64::from(self.parts.config.limits.changes_per_caller);
+        loop {
+            let since_start = clock::now().saturating_duration_since(self.started);
+            match charge(&self.changes, caller, rate, 2.0, since_start) {
+                Ok(()) => return,
+                Err(wait) => {
+                    self.parts.meters.changes_delayed.increment(1);
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+}
+
+/// Charges a caller's account at `rate`, with a burst of so many seconds' worth; else says when to come back.
+fn charge(
+    accounts: &Mutex<Accounts<SpiffeId>>,
+    caller: &SpiffeId,
+    rate: f64,
+    burst_seconds: f64,
+    now: Duration,
+) -> Result<(), Duration> {
+    let bounds = Bounds {
+        per_second: rate,
+        burst: rate * burst_seconds,
+        held_max: u32::MAX,
+    };
+    let mut accounts = accounts.lock().unwrap_or_else(PoisonError::into_inner);
+    accounts.charge(caller, &bounds, now).map_err(|over| match over {
+        Over::Rate { wait } => wait,
+        Over::Held => Duration::ZERO,
+    })
 }
 
 /// One stream.
@@ -172,7 +231,10 @@ impl Session {
                 self.check_lease()?;
                 Ok(agent_reply::Kind::Heartbeat(pb::Heartbeat {}))
             }
-            Some(Kind::State(change)) => self.set_state(admit::state(change.state)).await,
+            Some(Kind::State(change)) => {
+                self.agents.pace(self.caller.as_ref()).await;
+                self.set_state(admit::state(change.state)).await
+            }
             Some(Kind::Detach(_)) => self.detach().await,
             None => Err(WireError::new("kind", "is missing or of a newer version").into()),
         }
@@ -187,6 +249,7 @@ impl Session {
             trust_domain: &parts.trust_domain,
             gateway: &gateway,
             holder: parts.node,
+            counts: parts.config.limits.counts(),
         });
         judged.map_err(|turned| {
             parts.meters.attaches_refused.increment(1);
@@ -226,7 +289,7 @@ impl Session {
             )
             .into());
         }
-        self.agents.take_turn()?;
+        self.agents.take_turn(self.caller.as_ref())?;
         let parts = &self.agents.parts;
         let began = clock::now();
         let committed = parts.propose(command).await?;

@@ -4,13 +4,28 @@
 //! life of the region (before a restore), cannot do harm.
 
 use mesh::model::{Incarnation, Revision};
-use serde::{Deserialize, Serialize};
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     membership::{self, Change},
     propose,
+    type_config::{TypeConfig, decode},
 };
 use crate::catalog::Command;
+
+/// Reads bytes as each request that a node may send; whether it can is all that there is to say.
+pub(crate) fn try_requests(bytes: &[u8]) {
+    fn read<T: DeserializeOwned>(bytes: &[u8]) {
+        // A refusal is as good as a message here.
+        let _ = decode::<Envelope<T>>("request", bytes).is_ok();
+    }
+    read::<AppendEntriesRequest<TypeConfig>>(bytes);
+    read::<VoteRequest<u64>>(bytes);
+    read::<InstallSnapshotRequest<TypeConfig>>(bytes);
+    read::<Ask>(bytes);
+    read::<()>(bytes);
+}
 
 /// A request with its sender and its receiver.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use mesh::{
     model::{Held, Revision, Timestamp},
     ops::Metrics,
 };
-use metrics::{Gauge, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 
 /// Most subscribers of one node: each holds a stream and some kilobytes.
 const SUBSCRIBERS_MAX: usize = 10_000;
@@ -42,6 +42,7 @@ pub struct Subscribers {
     count: Gauge,
     sent: Histogram,
     applied: Histogram,
+    cut: Counter,
 }
 
 #[derive(Debug)]
@@ -67,6 +68,11 @@ impl Subscribers {
             applied: metrics.histogram(
                 "isthmus_watch_commit_to_applied_seconds",
                 "from the proposal of a change to its application by a subscriber; clocks of two machines are compared",
+                &[],
+            ),
+            cut: metrics.counter(
+                "isthmus_watch_cut_total",
+                "subscriptions cut because nothing of an update was read in time",
                 &[],
             ),
         })
@@ -136,6 +142,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The subscription is cut, because its reader does not read.
+    pub fn cut(&self) {
+        self.subscribers.cut.increment(1);
+    }
+
     /// An update was sent.
     pub fn sent(&self, held: Held, sent_at: Timestamp, committed_at: Option<Timestamp>) {
         if let Some(committed_at) = committed_at {

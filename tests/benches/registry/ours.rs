@@ -24,6 +24,8 @@ use crate::{Args, load::Writer};
 pub(crate) const NAMESPACE: &str = "bench";
 /// Limits above what a benchmark does, and leases that outlive it.
 const SETTINGS: &str = "[limits]\nagents = 100000\nattaches_per_second = 100000\nconnections = 20000\n\
+                        changes_per_caller = 10000000\ncalls_per_caller = 1000000\nhandshakes_per_source = 1000000\n\
+                        newcomers_per_source = 20000\nstreams_per_connection = 100000\n\
                         [lease]\nttl = \"600s\"\ngrace = \"600s\"\n";
 
 /// Plans regions of so many nodes; starts nothing.
