@@ -8,6 +8,7 @@ pub mod config;
 mod hop;
 pub mod inbound;
 pub mod outbound;
+pub mod outside;
 mod pages;
 #[cfg(test)]
 mod testing;

@@ -14,7 +14,7 @@ mod retry;
 mod route;
 mod settings;
 mod steward;
-mod target;
+pub(crate) mod target;
 mod tcp;
 #[cfg(test)]
 mod tests;

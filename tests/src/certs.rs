@@ -21,7 +21,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
 };
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpStream};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::PATIENCE;
 
@@ -152,21 +152,25 @@ impl ServerCertVerifier for Credulous {
 }
 
 fn config(shown: Option<&Shown>, alpn: &[&[u8]]) -> ClientConfig {
+    let mut config = config_of(shown, rustls::ALL_VERSIONS);
+    config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
+    config
+}
+
+fn config_of(shown: Option<&Shown>, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Credulous));
-    let mut config = match shown {
+    match shown {
         None => builder.with_no_client_auth(),
         Some(shown) => {
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(shown.key.clone()));
             builder.with_client_auth_cert(shown.chain.clone(), key).unwrap()
         }
-    };
-    config.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
-    config
+    }
 }
 
 /// Whether a listener lets a client with this certificate in: the handshake ends well, and the server goes on talking or
@@ -235,4 +239,45 @@ pub async fn refusal(to: SocketAddr, name: &str) -> Option<u8> {
         Ok(_) => None,
         Err(_) => Some(0),
     }
+}
+
+/// A TLS connection as any client makes it, whoever answers; `from` is the client's address on this machine, so that the
+/// callers of a test are different sources.
+///
+/// # Errors
+/// When TCP or TLS does not come about.
+pub async fn open(
+    to: SocketAddr,
+    from: std::net::Ipv4Addr,
+    shown: Option<&Shown>,
+    alpn: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = connect(to, from).await?;
+    let connector = TlsConnector::from(Arc::new(config(shown, alpn)));
+    let name = ServerName::try_from("registry.test").unwrap();
+    connector.connect(name, stream).await
+}
+
+/// A TCP connection from one of this machine's loopback addresses.
+///
+/// # Errors
+/// When it is not accepted.
+pub async fn connect(to: SocketAddr, from: std::net::Ipv4Addr) -> std::io::Result<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// As [`open`] from 127.0.0.1, by TLS 1.2 only.
+///
+/// # Errors
+/// When TCP or TLS does not come about.
+pub async fn open_tls12(to: SocketAddr, shown: Option<&Shown>, alpn: &[&[u8]]) -> std::io::Result<()> {
+    let mut old = config_of(shown, &[&rustls::version::TLS12]);
+    old.alpn_protocols = alpn.iter().map(|token| token.to_vec()).collect();
+    let stream = connect(to, std::net::Ipv4Addr::LOCALHOST).await?;
+    let name = ServerName::try_from("registry.test").unwrap();
+    TlsConnector::from(Arc::new(old)).connect(name, stream).await.map(drop)
 }

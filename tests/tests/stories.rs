@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops where it fails")]
 
 mod stories {
+    mod authorisation;
     mod autonomy;
     mod calls;
     mod config_faults;
@@ -11,6 +12,7 @@ mod stories {
     mod durability;
     mod export;
     mod failover;
+    mod hostile;
     mod identity;
     mod leader;
     mod lease;
