@@ -6,12 +6,14 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{DefaultBodyLimit, Path, Query, Request, State},
     http::StatusCode,
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::StreamExt;
 use mesh::{
     ops::{Metrics, admin},
     runtime::Ready,
@@ -77,12 +79,19 @@ pub(crate) fn pages(admin: Admin, ready: Ready, metrics: Metrics, requests_max: 
 }
 
 async fn bounded(State(slots): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    let Ok(_slot) = slots.try_acquire() else {
+    let Ok(slot) = slots.try_acquire_owned() else {
         let text = "too many requests at once; come back in a second\n";
         return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")], text).into_response();
     };
     match tokio::time::timeout(ANSWER_WAIT, next.run(request)).await {
-        Ok(response) => response,
+        // The place is given back when the answer was read, not when it was made: answers are what takes memory.
+        Ok(response) => response.map(|body| {
+            let whole = body.into_data_stream().map(move |chunk| {
+                let _held = &slot;
+                chunk
+            });
+            Body::from_stream(whole)
+        }),
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, "no answer in time; try local=true\n").into_response(),
     }
 }
