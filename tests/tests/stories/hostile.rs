@@ -198,7 +198,7 @@ async fn unread_watches(to: SocketAddr, shown: &certs::Shown) {
                     ..pb::Interest::default()
                 }),
                 held: None,
-                subscriber: "x".repeat(100_000),
+                subscriber: "x".repeat(5_000),
             })),
         };
         let message = start.encode_to_vec();
