@@ -22,6 +22,7 @@ demo *ARGS:
 # Real processes under kills, pauses, cuts and full disks, judged for linearizability; needs root and namespaces.
 linear *ARGS:
     cargo run --release -p tests --bin linear -- {{ARGS}}
+
 # Fuzzes one parser of outside bytes; the targets are listed in tests/src/fuzz.rs.
 fuzz TARGET SECONDS="60":
     cargo fuzz run --fuzz-dir tests/fuzz -s none {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=65536 -timeout=10
