@@ -23,5 +23,5 @@ pub use command::{
 };
 pub use entry::{Definition, GatewayHold, Peer, WorkloadHold};
 pub use level::LEVEL;
-pub use record::RecordError;
+pub use record::{Loader, RecordError};
 pub use state::State;

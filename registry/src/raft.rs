@@ -1,7 +1,7 @@
-//! One region's log: consensus by openraft, disk by sled, peers by gRPC or what stands in for it. The only
-//! module that knows those three.
+//! One region's log: consensus by openraft, disk by files and sled, peers by gRPC or what stands in for it. The only module
+//! that knows those three.
 //!
-//! The way of a fact: [`propose`] batches it, `log_store` makes it durable, `network` replicates it, `state_machine`
+//! The way of a fact: [`propose`] batches it, `log` makes it durable, `network` replicates it, `state_machine`
 //! applies it to the catalogue and publishes what came out. Nothing here knows what a command means.
 
 mod answer;
@@ -10,13 +10,15 @@ mod core;
 mod disk;
 mod handover;
 mod keeper;
-mod log_store;
+mod log;
 pub mod membership;
 mod network;
 mod node;
+mod owner;
 mod peers;
 pub mod propose;
 mod read;
+mod records;
 mod replace;
 mod replica;
 mod restore;

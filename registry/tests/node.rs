@@ -20,6 +20,7 @@ use proto::{
     admin::v1::{self as admin, admin_client::AdminClient},
     registry::v1::{self as pb, agent_message, agent_reply},
 };
+use registry::raft::storage::{Engine, Sled, Space, Writes};
 use tonic::Code;
 use world::*;
 
@@ -308,4 +309,32 @@ async fn two_regions_peer_and_an_export_arrives() {
     drop(agent);
     eu.end().await;
     us.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_of_a_newer_or_older_program_is_refused_with_what_to_do() {
+    let (folder, config) = Region::start("").await.end().await;
+    let path = config.data_dir.join("raft/db");
+    for (format, expected) in [
+        (
+            9_u32,
+            "has data format 9, this program knows 2; use the newer program that wrote it",
+        ),
+        (
+            1,
+            "has data format 1, this program knows 2 and does not read older ones; save a snapshot",
+        ),
+    ] {
+        let engine = Sled::open(&path).unwrap();
+        let mut writes = Writes::default();
+        writes.put(b"format".to_vec(), format.to_be_bytes().to_vec());
+        engine.write(Space::Meta, writes).unwrap();
+        engine.sync().unwrap();
+        drop(engine);
+        let error = Box::pin(registry::start(config.clone(), None, Stop::default())).await;
+        let error = error.err().expect("it is refused");
+        let said = std::error::Error::source(&error).unwrap().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+    drop(folder);
 }

@@ -177,6 +177,33 @@ fn keep<K: Ord + Clone, T: DeserializeOwned>(
     Ok(())
 }
 
+/// Puts a state together from records as they are read, in any order.
+#[derive(Default)]
+pub struct Loader(State);
+
+impl Loader {
+    /// Takes one record.
+    ///
+    /// # Errors
+    /// Names the record when it is damaged or a newer version wrote it.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), RecordError> {
+        self.0.read_record(key, value)
+    }
+
+    /// The state of all records.
+    ///
+    /// # Errors
+    /// When a newer program has raised the level of the region.
+    pub fn finish(mut self) -> Result<State, RecordError> {
+        let found = self.0.level();
+        if found > LEVEL {
+            return Err(RecordError::Level { found });
+        }
+        self.0.derive();
+        Ok(self.0)
+    }
+}
+
 impl State {
     /// The value of a record; none when it is gone (or never was).
     #[must_use]
@@ -245,15 +272,11 @@ impl State {
     pub fn from_records<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         records: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self, RecordError> {
-        let mut state = Self::default();
+        let mut loader = Loader::default();
         for (key, bytes) in records {
-            state.read_record(key.as_ref(), bytes.as_ref())?;
+            loader.add(key.as_ref(), bytes.as_ref())?;
         }
-        if state.level() > LEVEL {
-            return Err(RecordError::Level { found: state.level() });
-        }
-        state.derive();
-        Ok(state)
+        loader.finish()
     }
 
     fn read_record(&mut self, key: &[u8], bytes: &[u8]) -> Result<(), RecordError> {

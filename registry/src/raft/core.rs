@@ -17,7 +17,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     Node, Position, Settings,
-    disk::Disk,
+    disk::{Disk, Lane},
+    log::{Log, Shape},
     peers::Peers,
     propose::{self, Proposal},
     read::Reader,
@@ -32,6 +33,9 @@ pub(crate) struct Core {
     pub(crate) raft: Raft,
     pub(crate) metrics: watch::Receiver<RaftMetrics<u64, Node>>,
     pub(crate) disk: Disk,
+    /// The log's files.
+    pub(crate) log: Arc<Shape>,
+    pub(crate) log_lane: Lane<Log>,
     pub(crate) applied: Applied,
     pub(crate) peers: Arc<Peers>,
     pub(crate) proposals: queue::Sender<Proposal>,
@@ -126,6 +130,7 @@ impl Core {
     /// Whether the disk may be written to.
     pub(crate) fn room(&self) -> Result<(), propose::Error> {
         let (free_mib, reserve_mib) = (self.disk.free_mib(), self.settings.disk_reserve_mib);
+        let free_mib = if self.log.has_room() { free_mib } else { 0 };
         if free_mib >= reserve_mib {
             return Ok(());
         }

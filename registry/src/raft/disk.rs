@@ -5,18 +5,21 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use mesh::{
     ops::Metrics,
-    runtime::{OnExit, Tasks, clock},
+    runtime::{OnExit, Tasks},
 };
 use metrics::Histogram;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::storage::{Engine, EngineError, Files, Pace, Storage};
+use super::{
+    records::Records,
+    storage::{Engine, EngineError, Files, Pace, Storage},
+};
 
 /// Jobs that wait for a lane. Raft keeps one append, one apply and a few reads in flight, so the bound is met only by a
 /// disk that hangs; then the givers wait.
@@ -107,6 +110,10 @@ impl<T: 'static> Lane<T> {
         self.orders.send(order).await.map_err(|_| DiskError::Gone)
     }
 
+    fn is_closed(&self) -> bool {
+        self.orders.is_closed()
+    }
+
     /// Runs the jobs that were given, then drops what the lane owns.
     pub(crate) async fn close(&self) {
         let (closed, is_closed) = oneshot::channel();
@@ -151,6 +158,7 @@ async fn follow_pace<T>(mut inbox: mpsc::Receiver<Order<T>>, mut owned: T, pace:
 pub(crate) struct Disk {
     pub(crate) files: Arc<dyn Files>,
     pub(crate) database: Lane<Box<dyn Engine>>,
+    records: Arc<Records>,
     pace: Option<Arc<dyn Pace>>,
     free: Arc<Free>,
     sync_seconds: Histogram,
@@ -160,8 +168,10 @@ pub(crate) struct Disk {
 /// How much room there is.
 struct Free {
     bytes: AtomicU64,
+    /// The database could not take room for its next writes.
+    is_short: AtomicBool,
     #[cfg(test)]
-    pretended: std::sync::atomic::AtomicBool,
+    pretended: AtomicBool,
 }
 
 impl Disk {
@@ -172,16 +182,18 @@ impl Disk {
         let disk = Self {
             files,
             database,
+            records: Arc::default(),
             pace,
             free: Arc::new(Free {
                 bytes: AtomicU64::new(u64::MAX),
+                is_short: AtomicBool::new(false),
                 #[cfg(test)]
                 pretended: Default::default(),
             }),
             sync_seconds: metrics.histogram("isthmus_raft_sync_seconds", "time of one append with its flush", &[]),
             apply_seconds: metrics.histogram(
                 "isthmus_raft_apply_seconds",
-                "time to apply the committed entries at hand to the catalogue and its records",
+                "time to apply the committed entries at hand to the catalogue",
                 &[],
             ),
         };
@@ -204,8 +216,17 @@ impl Disk {
         self.database.give(|engine: &mut Box<dyn Engine>| job(&**engine)).await
     }
 
-    /// Runs the jobs that were given, then closes the database and gives its lock back.
+    /// Runs the jobs that were given and writes what is applied, so that a start need not apply it again; then closes the
+    /// database and gives its lock back.
     pub(crate) async fn close(&self) {
+        let records = self.records();
+        // What fails here is in the log.
+        let _ = self
+            .run(move |engine| {
+                records.write(engine)?;
+                engine.sync()
+            })
+            .await;
         self.database.close().await;
     }
 
@@ -226,15 +247,7 @@ impl Disk {
         self.pace.is_none()
     }
 
-    /// Times `sync` as one append sees it.
-    pub(crate) fn timed_sync(seconds: &Histogram, engine: &dyn Engine) -> Result<(), EngineError> {
-        let begun = clock::now();
-        engine.sync()?;
-        seconds.record(begun.elapsed().as_secs_f64());
-        Ok(())
-    }
-
-    /// For [`Disk::timed_sync`] inside a job.
+    /// The time of one append with its flush.
     pub(crate) fn sync_seconds(&self) -> Histogram {
         self.sync_seconds.clone()
     }
@@ -242,6 +255,21 @@ impl Disk {
     /// For the state machine.
     pub(crate) fn apply_seconds(&self) -> &Histogram {
         &self.apply_seconds
+    }
+
+    /// What is applied but not in the database yet.
+    pub(crate) fn records(&self) -> Arc<Records> {
+        Arc::clone(&self.records)
+    }
+
+    /// A lane of this disk for something else than the database.
+    pub(crate) async fn lane<T: Send + 'static, E: From<DiskError> + Send + 'static>(
+        &self,
+        name: &'static str,
+        tasks: &Tasks,
+        open: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<Lane<T>, E> {
+        Lane::open(name, self.pace.as_ref(), tasks, open).await
     }
 
     /// Looks how much room there is; blocks as briefly as a system call.
@@ -264,8 +292,24 @@ impl Disk {
         }
     }
 
-    /// What was free at the last look.
+    /// Takes room for the database's next writes; soon, on its lane.
+    pub(crate) async fn keep_room(&self) {
+        let free = Arc::clone(&self.free);
+        let keep = move |engine: &dyn Engine| free.is_short.store(engine.reserve().is_err(), Ordering::Relaxed);
+        // A lane that has ended is noticed by those who wait for it.
+        let _ = self.give(keep).await;
+    }
+
+    /// What was free at the last look; nothing, when room for the next writes could not be taken.
     pub(crate) fn free_mib(&self) -> u64 {
+        if self.free.is_short.load(Ordering::Relaxed) {
+            return 0;
+        }
         self.free.bytes.load(Ordering::Relaxed) >> 20
+    }
+
+    /// Whether the disk is closed for good.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.database.is_closed()
     }
 }

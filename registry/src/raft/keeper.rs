@@ -34,6 +34,8 @@ pub(crate) struct Keeper {
     has_quorum: Gauge,
     nodes: Gauge,
     unreachable: Gauge,
+    log_bytes: Gauge,
+    log_files: Gauge,
     was_short: bool,
 }
 
@@ -61,6 +63,8 @@ impl Keeper {
                 "nodes that do not answer this one; only the leader knows of all",
                 &[],
             ),
+            log_bytes: metrics.gauge("isthmus_raft_log_bytes", "the log on disk", &[]),
+            log_files: metrics.gauge("isthmus_raft_log_files", "files of the log", &[]),
             was_short: false,
         }
     }
@@ -80,7 +84,8 @@ impl Keeper {
                 }
                 _ = look.tick() => {
                     self.look();
-                    true
+                    self.keep_room().await;
+                    self.trim().await
                 }
             };
             if !go_on {
@@ -89,6 +94,7 @@ impl Keeper {
         }
         // An error means that it has ended already.
         let _ = self.core.raft.shutdown().await;
+        self.core.log_lane.close().await;
         self.core.disk.close().await;
     }
 
@@ -96,7 +102,12 @@ impl Keeper {
     fn follow(&self) -> bool {
         let metrics = self.core.metrics.borrow().clone();
         if let Err(fatal) = &metrics.running_state {
-            error!(node = self.core.id(), error = %fatal, "raft has failed; this node stops and can be started again");
+            error!(
+                node = self.core.id(),
+                error = %fatal,
+                "raft has failed; this node stops. Nothing that was acknowledged is lost: mend the cause (a full disk needs room) \
+                 and start it again"
+            );
             return false;
         }
         let leader = metrics.current_leader.map(NodeId);
@@ -135,6 +146,40 @@ impl Keeper {
         true
     }
 
+    /// Has room for the next writes taken ahead, so that a disk which others fill is noticed before a write fails.
+    async fn keep_room(&self) {
+        self.core.disk.keep_room().await;
+        if !self.core.log.has_room() {
+            // A lane that has ended has ended Raft too.
+            let _ = self.core.log_lane.give(|log| log.keep_room()).await;
+        }
+    }
+
+    /// Keeps the log within its bound: a snapshot once there is much behind the last one, then a purge. False = Raft has
+    /// ended.
+    async fn trim(&self) -> bool {
+        let (log, bound) = (&self.core.log, self.core.settings.log_mib << 20);
+        let (snapshot, purged, applied) = {
+            let metrics = self.core.metrics.borrow();
+            let index = |log_id: Option<super::type_config::LogId>| log_id.map_or(0, |log_id| log_id.index);
+            (
+                index(metrics.snapshot),
+                index(metrics.purged),
+                index(metrics.last_applied),
+            )
+        };
+        let trigger = self.core.raft.trigger();
+        let is_due = applied > snapshot && log.bytes_behind(snapshot) > bound / 2;
+        if is_due && trigger.snapshot().await.is_err() {
+            return false;
+        }
+        let upto = log.surplus(bound / 2).map(|upto| upto.min(snapshot));
+        match upto.filter(|upto| *upto > purged) {
+            Some(upto) => trigger.purge_log(upto).await.is_ok(),
+            None => true,
+        }
+    }
+
     fn look(&mut self) {
         self.core.disk.look();
         let position = self.core.position();
@@ -150,6 +195,8 @@ impl Keeper {
         self.nodes.set(nodes.len() as f64);
         let unreachable = nodes.iter().filter(|node| node.reachable == Some(false)).count();
         self.unreachable.set(unreachable as f64);
+        self.log_bytes.set(self.core.log.bytes() as f64);
+        self.log_files.set(self.core.log.files() as f64);
         match self.core.room() {
             Err(full) if !self.was_short => warn!(%full, "writes are refused until there is room; reads go on"),
             Ok(()) if self.was_short => info!("there is room again; writes are taken"),

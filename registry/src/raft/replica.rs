@@ -26,28 +26,24 @@ use super::{
     core::{Core, Fresh, Lead},
     disk::Disk,
     keeper::Keeper,
-    log_store::LogStore,
+    log::{Limits, LogStore},
     membership::{self, CHANGE_MAX, Change, Tried},
     network::Network,
+    owner::{FORMAT, check_owner},
     peers::{CallError, Peers},
     propose::{self, Batcher, Committed, Origin, PATIENCE, Proposal, QUEUE_MAX},
     read::{Checker, READERS_MAX, Reader},
     snapshot::{self, Shelf, SnapshotError},
     state_machine::{StateMachine, header},
     steward::Steward,
-    storage::{Engine, EngineError, Space, Storage, Writes},
-    type_config::{Raft, any},
+    storage::Storage,
+    type_config::{Raft, StorageError, any},
     wire::{AskRef, Failure, Told},
 };
 use crate::{
     catalog::{Command, State},
     watch::Publish,
 };
-
-/// Of everything in the data directory.
-const FORMAT: u32 = 1;
-const FORMAT_KEY: &[u8] = b"format";
-const NODE_KEY: &[u8] = b"node";
 
 /// Why a replica cannot be opened.
 #[derive(Debug, ThisError)]
@@ -71,6 +67,18 @@ pub enum Error {
     /// Written by a newer program.
     #[error("{} has data format {found}, this program knows {FORMAT}; use the newer program that wrote it", path.display())]
     Format {
+        /// Where.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+    /// Written by an older program, from before anything was released.
+    #[error(
+        "{} has data format {found}, this program knows {FORMAT} and does not read older ones; save a snapshot with the old \
+         program and restore it, or remove this node and add it anew with an empty data directory",
+        path.display()
+    )]
+    OldFormat {
         /// Where.
         path: PathBuf,
         /// The format found.
@@ -167,11 +175,17 @@ impl Replica {
         })?;
         check_owner(&disk, &settings).await?;
         let shelf = Shelf::open(Arc::clone(&disk.files)).map_err(io)?;
-        let log = LogStore::open(disk.clone())
-            .await
-            .map_err(|error| storage(error.to_string()))?;
+        let failed = |error: StorageError| storage(error.to_string());
         let machine = StateMachine::open(disk.clone(), shelf, publish).await;
-        let (machine, applied) = machine.map_err(|error| storage(error.to_string()))?;
+        let (mut machine, applied) = machine.map_err(failed)?;
+        let snapshot = machine.snapshot_last().await.map_err(failed)?;
+        let limits = Limits::within(settings.log_mib << 20);
+        let log = LogStore::open(disk.clone(), Some(applied.clone()), snapshot, limits, tasks).await;
+        let log = log.map_err(failed)?;
+        if snapshot > log.last() {
+            machine.adopt_snapshot().await.map_err(failed)?;
+        }
+        let (shape, log_lane) = (log.shape(), log.lane());
         let peers = Arc::new(Peers::new(id, seams.transport, applied.clone()));
         let config = settings.consensus().map_err(Error::Raft)?;
         let raft = Raft::new(id, config, Network(Arc::clone(&peers)), log, machine).await;
@@ -185,6 +199,8 @@ impl Replica {
             clock: seams.clock,
             raft,
             disk,
+            log: shape,
+            log_lane,
             applied,
             peers,
             proposals,
@@ -458,42 +474,4 @@ impl Replica {
     pub(crate) fn pretend_room(&self, free_mib: Option<u64>) {
         self.core.disk.pretend(free_mib);
     }
-}
-
-/// Notes format and node in a new database; refuses a newer format and another node's.
-async fn check_owner(disk: &Disk, settings: &Settings) -> Result<(), Error> {
-    let wanted = settings.node_id.0;
-    let noted = disk.run(move |engine| owner(engine, wanted)).await;
-    let (format, node) = noted.map_err(|error| Error::Database {
-        path: settings.data_dir.clone(),
-        reason: any(&error).to_string(),
-    })?;
-    let path = settings.data_dir.clone();
-    if format > FORMAT {
-        return Err(Error::Format { path, found: format });
-    }
-    if node != wanted {
-        return Err(Error::OtherNode {
-            path,
-            found: node,
-            wanted,
-        });
-    }
-    Ok(())
-}
-
-/// What the database says about itself, after noting it in a new one.
-pub(crate) fn owner(engine: &dyn Engine, node: u64) -> Result<(u32, u64), EngineError> {
-    let format = engine.get(Space::Meta, FORMAT_KEY)?;
-    let owner = engine.get(Space::Meta, NODE_KEY)?;
-    if let (Some(format), Some(owner)) = (format, owner) {
-        let format = format.try_into().map_or(u32::MAX, u32::from_be_bytes);
-        return Ok((format, owner.try_into().map_or(u64::MAX, u64::from_be_bytes)));
-    }
-    let mut writes = Writes::default();
-    writes.put(FORMAT_KEY.to_vec(), FORMAT.to_be_bytes().to_vec());
-    writes.put(NODE_KEY.to_vec(), node.to_be_bytes().to_vec());
-    engine.write(Space::Meta, writes)?;
-    engine.sync()?;
-    Ok((FORMAT, node))
 }

@@ -8,8 +8,8 @@ use openraft::{CommittedLeaderId, Membership, StoredMembership};
 
 use super::{
     Error, Node, Settings,
-    log_store::mark_purged,
-    replica::owner,
+    log::mark_purged,
+    owner::owner,
     snapshot::{self, Shelf},
     state_machine::{header, install},
     storage::Storage,
@@ -68,7 +68,7 @@ pub fn restore_on(storage: Storage, settings: &Settings, node: Node, mut from: i
     let engine = &*engine;
     owner(engine, id).map_err(|error| failed(path, any(&error).to_string()))?;
     mark_purged(engine, &Vote::new(term, id), &last).map_err(|error| failed(path, error.to_string()))?;
-    install(engine, &header, &state).map_err(|error| failed(path, error.to_string()))?;
+    install(engine, &header, &state).map_err(|error| failed(path, any(&error).to_string()))?;
     engine.sync().map_err(|error| failed(path, any(&error).to_string()))?;
     Ok(Restored {
         region: state.region().cloned(),

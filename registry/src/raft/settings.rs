@@ -9,7 +9,7 @@ use openraft::SnapshotPolicy;
 /// What a replica needs to know. The timers must be the same on all nodes of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The node's own folder; the replica keeps `db/` and `snapshots/` in it. Given by the daemon.
+    /// The node's own folder; the replica keeps `db/`, `log/` and `snapshots/` in it. Given by the daemon.
     pub data_dir: PathBuf,
     /// Given when the node was made, for good.
     pub node_id: NodeId,
@@ -24,6 +24,9 @@ pub struct Settings {
     pub election_max: Duration,
     /// `snapshot_every`: entries between two snapshots. Default 10 000: bounds the replay at a start and the log on disk.
     pub snapshot_every: u64,
+    /// `log_mib`: the log on disk that triggers a snapshot, and the purge of what it replaces. Default 64: a follower that
+    /// was away for less than half of it catches up from the log.
+    pub log_mib: u64,
     /// `disk_reserve_mib`: writes are refused while less is free in `data_dir`. Default 64: the database must never meet
     /// the end of the disk, because after a failed write it has to be opened anew.
     pub disk_reserve_mib: u64,
@@ -43,6 +46,7 @@ impl Settings {
             election_min: Duration::from_millis(600),
             election_max: Duration::from_millis(1200),
             snapshot_every: 10_000,
+            log_mib: 64,
             disk_reserve_mib: 64,
             replace_after: Duration::from_secs(600),
         }
@@ -57,6 +61,7 @@ impl Settings {
             election_min: section.or("election_min", defaults.election_min),
             election_max: section.or("election_max", defaults.election_max),
             snapshot_every: section.or("snapshot_every", defaults.snapshot_every),
+            log_mib: section.or("log_mib", defaults.log_mib),
             disk_reserve_mib: section.or("disk_reserve_mib", defaults.disk_reserve_mib),
             replace_after: section.or("replace_after", defaults.replace_after),
             ..defaults
@@ -134,6 +139,9 @@ impl Settings {
                     ms(self.election_max)
                 ),
             );
+        }
+        if !(8..=65_536).contains(&self.log_mib) {
+            section.fault("log_mib", format!("{} is not between 8 and 65536", self.log_mib));
         }
         if self.disk_reserve_mib < 16 {
             section.fault("disk_reserve_mib", "is under 16, one segment of the database");

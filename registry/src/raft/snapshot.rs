@@ -6,7 +6,10 @@
 
 use std::{
     io::{self, BufReader, Read, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use mesh::model::{Incarnation, RegionId, Timestamp};
@@ -14,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    storage::{File, Files, Record, Sequential},
+    storage::{File, Files, Record, Sequential, is_full},
     type_config::{LogId, Membership, SnapshotMeta},
 };
-use crate::catalog::{RecordError, State};
+use crate::catalog::{Loader, RecordError, State};
 
 const MAGIC: &[u8; 8] = b"ISTHSNAP";
 const VERSION: u32 = 1;
@@ -70,6 +73,13 @@ pub(crate) struct Header {
     pub(crate) region: Option<RegionId>,
     /// Which life of it.
     pub(crate) incarnation: Incarnation,
+}
+
+impl SnapshotError {
+    /// Whether there was no room for it.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Io(error) if is_full(error))
+    }
 }
 
 impl Header {
@@ -156,14 +166,19 @@ pub(crate) fn write(out: &mut impl Write, header: &Header, state: &State) -> Res
 
 /// Reads a snapshot from its beginning, and refuses it unless every byte is as it was written.
 pub(crate) fn read(from: &mut impl Read) -> Result<(Header, State), SnapshotError> {
-    let mut records = Vec::new();
-    let header = scan(from, |record| records.push(record))?;
-    let state = State::from_records(records).map_err(SnapshotError::Records)?;
+    let mut loader = Loader::default();
+    let header = scan(from, |(key, value)| {
+        loader.add(key, value).map_err(SnapshotError::Records)
+    })?;
+    let state = loader.finish().map_err(SnapshotError::Records)?;
     Ok((header, state))
 }
 
 /// Shows every record; the checks are done when it returns.
-fn scan(from: &mut impl Read, mut each: impl FnMut((Vec<u8>, Vec<u8>))) -> Result<Header, SnapshotError> {
+fn scan(
+    from: &mut impl Read,
+    mut each: impl FnMut((&[u8], &[u8])) -> Result<(), SnapshotError>,
+) -> Result<Header, SnapshotError> {
     let header = read_header(from)?;
     let (mut count, mut number) = (0_u64, 1);
     loop {
@@ -174,9 +189,9 @@ fn scan(from: &mut impl Read, mut each: impl FnMut((Vec<u8>, Vec<u8>))) -> Resul
         let mut rest = payload.as_slice();
         while !rest.is_empty() {
             let damaged = |_| SnapshotError::Damaged { frame: number };
-            let (record, left) = postcard::take_from_bytes(rest).map_err(damaged)?;
+            let (record, left) = postcard::take_from_bytes::<(&[u8], &[u8])>(rest).map_err(damaged)?;
             rest = left;
-            each(record);
+            each(record)?;
             count += 1;
         }
         number += 1;
@@ -232,6 +247,8 @@ type Kept = (Header, Arc<dyn File>);
 #[derive(Clone)]
 pub(crate) struct Shelf {
     files: Arc<dyn Files>,
+    /// A snapshot was made or found, usable or not.
+    had_one: Arc<AtomicBool>,
 }
 
 fn name(file: &str) -> String {
@@ -247,7 +264,16 @@ impl Shelf {
                 files.remove(&name(&file))?;
             }
         }
-        Ok(Self { files })
+        let had_one = !files.list(FOLDER)?.is_empty();
+        Ok(Self {
+            files,
+            had_one: Arc::new(AtomicBool::new(had_one)),
+        })
+    }
+
+    /// Whether there should be a snapshot.
+    pub(crate) fn had_one(&self) -> bool {
+        self.had_one.load(Ordering::Relaxed)
     }
 
     /// A file to receive a peer's snapshot in. It has no name: whatever happens, nothing of it is left. Blocks.
@@ -271,6 +297,7 @@ impl Shelf {
         }
         self.files.rename(&unfinished, &name(&kept))?;
         self.files.sync_directory(FOLDER)?;
+        self.had_one.store(true, Ordering::Relaxed);
         for other in self.names()? {
             if other != kept {
                 self.files.remove(&name(&other))?;
@@ -284,7 +311,7 @@ impl Shelf {
         let mut found: Option<Kept> = None;
         for kept in self.names()? {
             let file = self.files.open(&name(&kept))?;
-            match scan(&mut reader(Sequential::new(Arc::clone(&file))), drop) {
+            match scan(&mut reader(Sequential::new(Arc::clone(&file))), |_| Ok(())) {
                 Ok(header) => {
                     if found.as_ref().is_none_or(|(best, _)| best.last < header.last) {
                         found = Some((header, file));

@@ -1,10 +1,10 @@
-//! Applies committed entries to the catalogue and publishes what came out. Promises that one entry's records and the
-//! marker that it is applied are on disk together or not at all, and that states are published in the order of the log.
+//! Applies committed entries to the catalogue and publishes what came out. Promises that states are published in the order
+//! of the log, and that what the database holds is the catalogue after one entry, with the marker which (see `records`).
 //!
-//! Writes are not flushed here: the log is durable, and what a cut of the disk takes away is applied again from it.
+//! Nothing is written here: the log is durable, and what the records lack is applied again from it.
 #![expect(clippy::result_large_err, reason = "the error is openraft's, and ends the node")]
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use mesh::{
@@ -15,29 +15,26 @@ use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, Storag
 use tokio::sync::watch;
 
 use super::{
-    disk::Disk,
+    disk::{Disk, DiskError},
+    records::{Due, MARKER, MEMBERSHIP, Marker, RECORD, Records, mark, record_key},
     snapshot::{self, Header, Shelf, SnapshotError},
     storage::{Blob, Engine, EngineError, Sequential, Space, Writes},
     type_config::{
-        Entry, LogId, Membership, Snapshot, SnapshotMeta, StorageError, TypeConfig, any, decode, encode, read_failed,
+        Entry, LogId, Membership, Snapshot, SnapshotMeta, StorageError, TypeConfig, any, decode, read_failed,
         write_failed,
     },
 };
 use crate::{
-    catalog::{Change, Reply, State},
+    catalog::{Change, Loader, RecordError, Reply, State},
     watch::{Publish, Published},
 };
 
-/// Before the keys of records, so that markers and records share a table and therefore a batch.
-const RECORD: u8 = b'r';
-const MARKER: &[u8] = b"m/applied";
-const MEMBERSHIP: &[u8] = b"m/membership";
 /// In `Meta`: a snapshot is being put in the place of the records.
 const INSTALLING: &[u8] = b"installing";
 /// Records in one write while a snapshot is put in place.
 const INSTALL_RECORDS_MAX: usize = 256;
-/// Entries in one job of the disk's thread.
-const APPLY_ENTRIES_MAX: usize = 64;
+/// Between attempts to write a snapshot while the disk is full.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// What is applied, for readers that take no lock.
 pub(crate) struct Local {
@@ -76,6 +73,7 @@ impl Applied {
 /// The catalogue of one node as openraft drives it.
 pub(crate) struct StateMachine {
     disk: Disk,
+    records: Arc<Records>,
     shelf: Shelf,
     publish: Arc<dyn Publish>,
     state: State,
@@ -86,15 +84,8 @@ pub(crate) struct StateMachine {
     revision: watch::Sender<Revision>,
 }
 
-#[derive(serde::Serialize, serde::Deserialize)]
-struct Marker {
-    last: Option<LogId>,
-    at: Timestamp,
-}
-
 impl StateMachine {
-    /// Reads the records back, publishes them, and makes sure that there is a snapshot for followers where the log does
-    /// not begin at its first entry.
+    /// Reads the records back and publishes them.
     pub(crate) async fn open(
         disk: Disk,
         shelf: Shelf,
@@ -112,7 +103,7 @@ impl StateMachine {
             .map(|bytes| decode::<Membership>("membership", &bytes))
             .transpose();
         let membership = membership.map_err(|error| read_failed(&error))?.unwrap_or_default();
-        let state = State::from_records(loaded.records).map_err(|error| read_failed(&error))?;
+        let state = loaded.state.map_err(|error| read_failed(&error))?;
         let (last, at) = marker.map_or((None, Timestamp::default()), |marker| (marker.last, marker.at));
         let local = Local {
             state: Arc::new(state.clone()),
@@ -122,6 +113,7 @@ impl StateMachine {
         };
         let (revision, applied) = watch::channel(local.revision());
         let machine = Self {
+            records: disk.records(),
             disk,
             shelf,
             publish,
@@ -132,7 +124,7 @@ impl StateMachine {
             current: Arc::new(ArcSwap::from_pointee(local)),
             revision,
         };
-        machine.show(machine.local(), Vec::new(), true);
+        machine.show(Arc::new(machine.local()), Vec::new(), true);
         let applied = Applied {
             current: Arc::clone(&machine.current),
             revision: applied,
@@ -140,62 +132,70 @@ impl StateMachine {
         Ok((machine, applied))
     }
 
-    /// One entry: its replies, its changes, and what has to be written for it.
-    fn step(&mut self, entry: Entry) -> Result<(Step, Local), StorageError> {
+    /// The last entry of the newest snapshot: it is committed, whatever else is known.
+    pub(crate) async fn snapshot_last(&self) -> Result<Option<LogId>, StorageError> {
+        let shelf = self.shelf.clone();
+        let found = blocking(&self.disk, move || shelf.newest()).await?;
+        Ok(found.and_then(|(header, _)| header.last))
+    }
+
+    /// Takes over the newest snapshot, which a crash has left received but not installed.
+    pub(crate) async fn adopt_snapshot(&mut self) -> Result<(), StorageError> {
+        let (header, state) = read_newest(&self.disk, &self.shelf).await?;
+        self.replace(header, state).await
+    }
+
+    async fn replace(&mut self, header: Header, state: State) -> Result<(), StorageError> {
+        install_on(&self.disk, header.clone(), state.clone()).await?;
+        (self.state, self.last, self.at, self.membership) = (state, header.last, header.at, header.membership);
+        self.show(Arc::new(self.local()), Vec::new(), true);
+        Ok(())
+    }
+
+    /// One entry: its replies. What it changed is noted and shown.
+    fn step(&mut self, entry: Entry) -> Result<Vec<Reply>, StorageError> {
         self.last = Some(entry.log_id);
-        let mut step = Step::default();
+        let (mut dirty, mut replies, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         match entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(batch) => {
                 self.at = batch.at;
                 let applied = self.state.apply(Revision(entry.log_id.index), &batch);
-                for dirty in applied.dirty {
-                    let key = record_key(&dirty);
-                    match self.state.record(&dirty) {
-                        Some(value) => step.writes.put(key, value),
-                        None => step.writes.delete(key),
-                    }
-                }
-                (step.replies, step.changes) = (applied.replies, applied.changes);
+                (dirty, replies, changes) = (applied.dirty, applied.replies, applied.changes);
             }
             EntryPayload::Membership(membership) => {
                 self.membership = Membership::new(Some(entry.log_id), membership);
-                let encoded = encode("membership", &self.membership).map_err(|error| write_failed(&error))?;
-                step.writes.put(MEMBERSHIP.to_vec(), encoded);
             }
         }
-        step.writes.put(MARKER.to_vec(), marker(self.last, self.at)?);
-        Ok((step, self.local()))
+        let local = Arc::new(self.local());
+        let noted = self.records.note(dirty, &local);
+        noted.map_err(|reason| StorageIOError::apply(entry.log_id, AnyError::error(reason)))?;
+        self.show(local, changes, false);
+        Ok(replies)
     }
 
-    async fn apply_some(&mut self, entries: Vec<Entry>, replies: &mut Vec<Vec<Reply>>) -> Result<(), StorageError> {
-        let begun = clock::now();
-        let (mut writes, mut steps) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let (mut step, local) = self.step(entry)?;
-            writes.push(std::mem::take(&mut step.writes));
-            steps.push((step, local));
-        }
-        let written = self
-            .disk
-            .run(|engine| {
-                let mut writes = writes.into_iter();
-                writes.try_for_each(|writes| engine.write(Space::Catalogue, writes))
-            })
-            .await;
-        written.map_err(|error| StorageIOError::apply(self.last.unwrap_or_default(), any(&error)))?;
-        self.disk.apply_seconds().record(begun.elapsed().as_secs_f64());
-        for (step, local) in steps {
-            self.show(local, step.changes, false);
-            replies.push(step.replies);
-        }
-        Ok(())
+    /// Gives what was gathered to the database when it is time, and waits only when that is long overdue.
+    async fn hand_over(&self) -> Result<(), StorageError> {
+        let records = Arc::clone(&self.records);
+        let given = match self.records.due() {
+            Due::Later => return Ok(()),
+            Due::Now => {
+                let write = move |engine: &dyn Engine| {
+                    if let Err(error) = records.write(engine) {
+                        tracing::error!(error = %any(&error), "the database failed; this node stops");
+                    }
+                };
+                self.disk.give(write).await
+            }
+            Due::Overdue => self.disk.run(move |engine| records.write(engine)).await,
+        };
+        given.map_err(|error| StorageIOError::apply(self.last.unwrap_or_default(), any(&error)).into())
     }
 
     /// Shows a state to readers and to the hub.
-    fn show(&self, local: Local, changes: Vec<Change>, reset: bool) {
+    fn show(&self, local: Arc<Local>, changes: Vec<Change>, reset: bool) {
         let (state, revision, at) = (Arc::clone(&local.state), local.revision(), local.at);
-        self.current.store(Arc::new(local));
+        self.current.store(local);
         self.publish.publish(Published {
             state,
             revision,
@@ -217,75 +217,63 @@ impl StateMachine {
     }
 }
 
-/// One entry, applied in memory.
-#[derive(Default)]
-struct Step {
-    replies: Vec<Reply>,
-    changes: Vec<Change>,
-    writes: Writes,
-}
-
-fn record_key(key: &[u8]) -> Vec<u8> {
-    let mut prefixed = Vec::with_capacity(key.len() + 1);
-    prefixed.push(RECORD);
-    prefixed.extend_from_slice(key);
-    prefixed
-}
-
-fn marker(last: Option<LogId>, at: Timestamp) -> Result<Vec<u8>, StorageError> {
-    encode("applied marker", &Marker { last, at }).map_err(|error| write_failed(&error))
-}
-
 struct Loaded {
     marker: Option<Vec<u8>>,
     membership: Option<Vec<u8>>,
-    records: Vec<(Vec<u8>, Vec<u8>)>,
+    state: Result<State, RecordError>,
 }
 
+/// Decodes the records as they are read, so that they are never in memory twice.
 fn load(engine: &dyn Engine) -> Result<Loaded, EngineError> {
-    let mut records = Vec::new();
+    let (mut loader, mut failed) = (Loader::default(), None);
     engine.scan(Space::Catalogue, &[RECORD], &mut |key, value| {
         let Some((&RECORD, key)) = key.split_first() else {
             return ControlFlow::Break(());
         };
-        records.push((key.to_vec(), value.to_vec()));
-        ControlFlow::Continue(())
+        match loader.add(key, value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
     })?;
     Ok(Loaded {
         marker: engine.get(Space::Catalogue, MARKER)?,
         membership: engine.get(Space::Catalogue, MEMBERSHIP)?,
-        records,
+        state: failed.map_or_else(|| loader.finish(), Err),
     })
 }
 
 /// Puts a snapshot that is kept on the shelf in the place of all records. A start finishes it when it is cut off: until
 /// then the note `INSTALLING` stands.
-pub(crate) fn install(engine: &dyn Engine, header: &Header, state: &State) -> Result<(), StorageError> {
-    let failed = |error: EngineError| write_failed(&error);
+pub(crate) fn install(engine: &dyn Engine, header: &Header, state: &State) -> Result<(), EngineError> {
     let mut note = Writes::default();
     note.put(INSTALLING.to_vec(), header.id.clone().into_bytes());
-    engine.write(Space::Meta, note).map_err(failed)?;
-    engine.sync().map_err(failed)?;
-    engine.clear(Space::Catalogue).map_err(failed)?;
+    engine.write(Space::Meta, note)?;
+    engine.sync()?;
+    engine.clear(Space::Catalogue)?;
     let (mut writes, mut count) = (Writes::default(), 0);
     for (key, value) in state.records() {
         writes.put(record_key(&key), value);
         count += 1;
         if count % INSTALL_RECORDS_MAX == 0 {
-            engine
-                .write(Space::Catalogue, std::mem::take(&mut writes))
-                .map_err(failed)?;
+            engine.write(Space::Catalogue, std::mem::take(&mut writes))?;
         }
     }
-    writes.put(MARKER.to_vec(), marker(header.last, header.at)?);
-    let membership = encode("membership", &header.membership).map_err(|error| write_failed(&error))?;
-    writes.put(MEMBERSHIP.to_vec(), membership);
-    engine.write(Space::Catalogue, writes).map_err(failed)?;
-    engine.sync().map_err(failed)?;
+    let local = Local {
+        state: Arc::new(state.clone()),
+        last: header.last,
+        at: header.at,
+        membership: header.membership.clone(),
+    };
+    mark(&mut writes, &local)?;
+    engine.write(Space::Catalogue, writes)?;
+    engine.sync()?;
     let mut note = Writes::default();
     note.delete(INSTALLING.to_vec());
-    engine.write(Space::Meta, note).map_err(failed)?;
-    engine.sync().map_err(failed)
+    engine.write(Space::Meta, note)?;
+    engine.sync()
 }
 
 async fn finish_install(disk: &Disk, shelf: &Shelf) -> Result<(), StorageError> {
@@ -293,21 +281,29 @@ async fn finish_install(disk: &Disk, shelf: &Shelf) -> Result<(), StorageError> 
     if noted.map_err(|error| read_failed(&error))?.is_none() {
         return Ok(());
     }
+    let (header, state) = read_newest(disk, shelf).await?;
+    install_on(disk, header, state).await
+}
+
+async fn read_newest(disk: &Disk, shelf: &Shelf) -> Result<(Header, State), StorageError> {
     let shelf = shelf.clone();
     let read = blocking(disk, move || match shelf.newest()? {
         Some((_, file)) => snapshot::read(&mut snapshot::reader(Sequential::new(file))).map(Some),
         None => Ok(None),
     });
-    let (header, state) = read.await?.ok_or_else(|| {
+    read.await?.ok_or_else(|| {
         let lost = AnyError::error("a snapshot was being installed and its file is gone; add this node anew");
-        StorageError::from(StorageIOError::read_snapshot(None, lost))
-    })?;
-    install_on(disk, header, state).await
+        StorageIOError::read_snapshot(None, lost).into()
+    })
 }
 
 async fn install_on(disk: &Disk, header: Header, state: State) -> Result<(), StorageError> {
-    let installed = disk.run(move |engine| Ok(install(engine, &header, &state))).await;
-    installed.map_err(|error| write_failed(&error))?
+    let records = disk.records();
+    let install = move |engine: &dyn Engine| {
+        records.forget();
+        install(engine, &header, &state)
+    };
+    disk.run(install).await.map_err(|error| write_failed(&error))
 }
 
 /// File work away from the runtime's workers.
@@ -330,17 +326,30 @@ pub(crate) struct Builder {
 
 impl Builder {
     async fn build(&self) -> Result<Snapshot, StorageError> {
-        let (shelf, header, state) = (self.shelf.clone(), self.header.clone(), self.state.clone());
-        blocking(&self.disk, move || shelf.keep(&header, &state)).await?;
-        // The log may be purged once this returns: what it made must be durable first.
-        self.disk
-            .run(|engine| engine.sync())
-            .await
-            .map_err(|error| write_failed(&error))?;
+        keep(&self.disk, &self.shelf, &self.header, &self.state).await?;
         current(&self.disk, &self.shelf).await?.ok_or_else(|| {
             let lost = AnyError::error("the snapshot just made is not readable; check the disk");
             StorageIOError::read_snapshot(None, lost).into()
         })
+    }
+}
+
+/// Keeps a snapshot; while the disk is full, waits for room: nothing is lost meanwhile but the purge of the log.
+async fn keep(disk: &Disk, shelf: &Shelf, header: &Header, state: &State) -> Result<(), StorageError> {
+    loop {
+        let (shelf, header, state) = (shelf.clone(), header.clone(), state.clone());
+        let kept = blocking(disk, move || match shelf.keep(&header, &state) {
+            Err(error) if error.is_full() => Ok(false),
+            kept => kept.map(|()| true),
+        });
+        if kept.await? {
+            return Ok(());
+        }
+        if disk.is_closed() {
+            return Err(write_failed(&DiskError::Gone));
+        }
+        tracing::warn!("there is no room for a snapshot; it is tried again until there is");
+        tokio::time::sleep(FULL_WAIT).await;
     }
 }
 
@@ -371,16 +380,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let (mut replies, mut group) = (Vec::new(), Vec::new());
+        let (begun, mut replies) = (clock::now(), Vec::new());
         for entry in entries {
-            group.push(entry);
-            if group.len() == APPLY_ENTRIES_MAX {
-                self.apply_some(std::mem::take(&mut group), &mut replies).await?;
-            }
+            replies.push(self.step(entry)?);
         }
-        if !group.is_empty() {
-            self.apply_some(group, &mut replies).await?;
-        }
+        self.hand_over().await?;
+        self.disk.apply_seconds().record(begun.elapsed().as_secs_f64());
         Ok(replies)
     }
 
@@ -401,28 +406,25 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Box<Blob>) -> Result<(), StorageError> {
         let (file, shelf, meta) = (snapshot.into_sequential(), self.shelf.clone(), meta.clone());
-        let kept = blocking(&self.disk, move || {
+        let received = blocking(&self.disk, move || {
             let (mut header, state) = snapshot::read(&mut snapshot::reader(file))?;
             // What the leader says about it counts.
             (header.last, header.membership, header.id) = (meta.last_log_id, meta.last_membership, meta.snapshot_id);
-            shelf.keep(&header, &state)?;
             Ok((header, state))
         });
-        let (header, state) = kept.await?;
-        install_on(&self.disk, header.clone(), state.clone()).await?;
-        (self.state, self.last, self.at, self.membership) = (state, header.last, header.at, header.membership);
-        self.show(self.local(), Vec::new(), true);
-        Ok(())
+        let (header, state) = received.await?;
+        keep(&self.disk, &shelf, &header, &state).await?;
+        self.replace(header, state).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
         if let Some(snapshot) = current(&self.disk, &self.shelf).await? {
             return Ok(Some(snapshot));
         }
-        if self.last.is_none() {
-            return Ok(None);
+        if self.last.is_none() || !self.shelf.had_one() {
+            return Ok(None); // at a start openraft has one built when the log no longer begins at its first entry
         }
-        // Lost or damaged, while the log may no longer begin at its first entry: the records have it all.
+        // Lost or damaged since: the records have it all.
         let builder = self.get_snapshot_builder().await;
         builder.build().await.map(Some)
     }

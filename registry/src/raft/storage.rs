@@ -15,8 +15,8 @@ pub(crate) use blob::Blob;
 pub use directory::Directory;
 pub(crate) use engine::VALUE_BYTES_MAX;
 pub use engine::{Each, Engine, EngineError, Record, Space, Writes};
-pub(crate) use files::Sequential;
 pub use files::{File, Files};
+pub(crate) use files::{Sequential, is_full};
 pub use sled::Sled;
 
 /// Opens the database; called once, before anything is read.

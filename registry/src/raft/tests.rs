@@ -2,6 +2,9 @@
 
 mod cut;
 mod group;
+mod lossy;
 mod members;
+mod room;
 mod store;
+mod torn;
 mod world;

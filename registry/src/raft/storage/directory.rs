@@ -64,7 +64,11 @@ impl Files for Directory {
     fn make_folder(&self, folder: &str) -> io::Result<()> {
         let path = self.path.join(folder);
         fs::create_dir_all(&path)?;
-        path.parent().map_or(Ok(()), sync_directory)
+        match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
+            Some(parent) => sync_directory(parent),
+            None => Ok(()),
+        }
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {

@@ -11,9 +11,7 @@ pub(crate) const VALUE_BYTES_MAX: usize = 128 * 1024;
 /// Which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Space {
-    /// Entries by index.
-    Log,
-    /// Vote, purge marker, format, node id.
+    /// Vote, purge marker of the log, format, node id.
     Meta,
     /// The catalogue's records with the marker of what is applied.
     Catalogue,
@@ -26,16 +24,14 @@ pub struct Writes {
 }
 
 impl Writes {
-    pub(crate) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+    /// A key gets a value.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.changes.push((key, Some(value)));
     }
 
-    pub(crate) fn delete(&mut self, key: Vec<u8>) {
+    /// A key goes, if it is there.
+    pub fn delete(&mut self, key: Vec<u8>) {
         self.changes.push((key, None));
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
     }
 
     /// Keys with their new values, none = deleted; of two changes of one key the later counts.
@@ -64,6 +60,15 @@ pub enum EngineError {
         /// What the system says.
         source: io::Error,
     },
+    /// It failed before, and what it holds since is not known.
+    #[error("the database has failed before; this node must be started again")]
+    Broken,
+    /// A value of ours; none is known that cannot be encoded.
+    #[error("a record cannot be encoded")]
+    Encode {
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
+    },
     /// A value.
     #[error("record of {bytes} bytes is over the limit of {VALUE_BYTES_MAX}")]
     TooLarge {
@@ -89,11 +94,6 @@ pub trait Engine: Send + 'static {
     /// # Errors
     /// When they cannot be read.
     fn scan(&self, space: Space, from: &[u8], each: &mut Each<'_>) -> Result<(), EngineError>;
-    /// The entry with the greatest key.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    fn last(&self, space: Space) -> Result<Option<Record>, EngineError>;
     /// Makes the changes, all or none. Durable after the next `sync`, in the order of the calls.
     ///
     /// # Errors

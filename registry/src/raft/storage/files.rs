@@ -93,6 +93,11 @@ pub trait File: Send + Sync + 'static {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// Whether the disk, or the user's part of it, was full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A file that is read or written from one end to the other.
 pub(crate) struct Sequential {
     file: Arc<dyn File>,

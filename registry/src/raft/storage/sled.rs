@@ -10,6 +10,7 @@
 //! * After one failed write it has to be opened anew. So room is taken from the disk ahead of its writes.
 
 use std::{
+    cell::Cell,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use std::{
 
 use super::{
     directory::{reserve, sync_directory},
-    engine::{Each, Engine, EngineError, Record, Space, VALUE_BYTES_MAX, Writes},
+    engine::{Each, Engine, EngineError, Space, VALUE_BYTES_MAX, Writes},
 };
 
 /// The largest that sled allows; cannot change once a database exists.
@@ -33,11 +34,12 @@ const RESERVE_BYTES: u64 = 2 * SEGMENT_BYTES as u64;
 pub struct Sled {
     path: PathBuf,
     database: sled::Db,
-    log: sled::Tree,
     meta: sled::Tree,
     catalogue: sled::Tree,
     /// Our own handle of sled's file, for `fdatasync`.
     file: File,
+    /// Up to where room was taken.
+    reserved: Cell<u64>,
 }
 
 impl Sled {
@@ -64,7 +66,7 @@ impl Sled {
             .open()
             .map_err(failed)?;
         let tree = |name: &str| database.open_tree(name).map_err(failed);
-        let (log, meta, catalogue) = (tree("log")?, tree("meta")?, tree("catalogue")?);
+        let (meta, catalogue) = (tree("meta")?, tree("catalogue")?);
         let name = path.join("db");
         let file = File::options()
             .read(true)
@@ -73,10 +75,10 @@ impl Sled {
             .map_err(file_error(&name))?;
         let engine = Self {
             path: path.to_owned(),
-            log,
             meta,
             catalogue,
             file,
+            reserved: Cell::new(0),
             database,
         };
         engine.sync()?;
@@ -88,7 +90,6 @@ impl Sled {
 
     fn tree(&self, space: Space) -> &sled::Tree {
         match space {
-            Space::Log => &self.log,
             Space::Meta => &self.meta,
             Space::Catalogue => &self.catalogue,
         }
@@ -128,11 +129,6 @@ impl Engine for Sled {
         Ok(())
     }
 
-    fn last(&self, space: Space) -> Result<Option<Record>, EngineError> {
-        let last = self.tree(space).last().map_err(|error| self.failed(error))?;
-        Ok(last.map(|(key, value)| (key.to_vec(), value.to_vec())))
-    }
-
     fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError> {
         let mut batch = sled::Batch::default();
         for (key, value) in writes.into_changes() {
@@ -165,8 +161,12 @@ impl Engine for Sled {
             path: self.path.join("db"),
             source,
         };
-        let length = self.file.metadata().map_err(file_error)?.len();
-        reserve(&self.file, length + RESERVE_BYTES).map_err(file_error)
+        let upto = self.file.metadata().map_err(file_error)?.len() + RESERVE_BYTES;
+        if self.reserved.get() != upto {
+            reserve(&self.file, upto).map_err(file_error)?;
+            self.reserved.set(upto);
+        }
+        Ok(())
     }
 }
 
@@ -206,15 +206,14 @@ mod tests {
         let mut writes = Writes::default();
         writes.put(vec![1], vec![9]);
         writes.put(vec![2], vec![8]);
-        engine.write(Space::Log, writes).expect("write");
+        engine.write(Space::Catalogue, writes).expect("write");
         let mut writes = Writes::default();
         writes.delete(vec![1]);
-        engine.write(Space::Log, writes).expect("write");
+        engine.write(Space::Catalogue, writes).expect("write");
         engine.sync().expect("sync");
         drop(engine);
         let engine = Sled::open(&path).expect("open again");
-        assert_eq!(all(&engine, Space::Log), [(vec![2], vec![8])]);
-        assert_eq!(engine.last(Space::Log).expect("last"), Some((vec![2], vec![8])));
+        assert_eq!(all(&engine, Space::Catalogue), [(vec![2], vec![8])]);
         assert!(all(&engine, Space::Meta).is_empty());
     }
 
@@ -235,7 +234,7 @@ mod tests {
         for key in 0..64_u8 {
             let mut writes = Writes::default();
             writes.put(vec![key], vec![key; VALUE_BYTES_MAX]);
-            engine.write(Space::Log, writes).expect("write");
+            engine.write(Space::Catalogue, writes).expect("write");
         }
         engine.sync().expect("sync");
         let blobs = fs::read_dir(path.join("blobs")).map_or(0, Iterator::count);
@@ -243,7 +242,7 @@ mod tests {
         let mut writes = Writes::default();
         writes.put(vec![1], vec![0; 2 * VALUE_BYTES_MAX]);
         assert!(matches!(
-            engine.write(Space::Log, writes),
+            engine.write(Space::Catalogue, writes),
             Err(EngineError::TooLarge { .. })
         ));
     }

@@ -10,7 +10,7 @@ use crate::{
     catalog::State,
     raft::{
         disk::Disk,
-        log_store::LogStore,
+        log::{Limits, LogStore},
         snapshot::{self, Shelf, SnapshotError},
         state_machine::{StateMachine, header},
         storage::Storage,
@@ -30,11 +30,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, StateMachine), StorageError> {
         let folder = tempfile::tempdir().unwrap();
         let storage = Storage::directory(folder.path().to_owned());
-        let disk = Disk::open(storage, &Metrics::default(), &Tasks::default())
-            .await
-            .unwrap();
+        let tasks = Tasks::default();
+        let disk = Disk::open(storage, &Metrics::default(), &tasks).await.unwrap();
         let shelf = Shelf::open(Arc::clone(&disk.files)).unwrap();
-        let log = LogStore::open(disk.clone()).await?;
+        let log = LogStore::open(disk.clone(), None, None, Limits::within(1 << 20), &tasks).await?;
         let (machine, _) = StateMachine::open(disk, shelf, Arc::new(NoPublish)).await?;
         Ok((Guard { _folder: folder }, log, machine))
     }

@@ -71,6 +71,8 @@ pub(super) struct World {
     pub(super) running: BTreeMap<u64, Running>,
     pub(super) snapshot_every: u64,
     pub(super) replace_after: Duration,
+    pub(super) log_mib: u64,
+    pub(super) disk_reserve_mib: u64,
 }
 
 impl World {
@@ -94,6 +96,8 @@ impl World {
             running: BTreeMap::new(),
             snapshot_every: 10_000,
             replace_after: Duration::ZERO,
+            log_mib: 64,
+            disk_reserve_mib: 64,
         }
     }
 
@@ -144,6 +148,8 @@ impl World {
         let mut settings = Settings::new(self.path(id), NodeId(id));
         settings.snapshot_every = self.snapshot_every;
         settings.replace_after = self.replace_after;
+        settings.log_mib = self.log_mib;
+        settings.disk_reserve_mib = self.disk_reserve_mib;
         settings
     }
 
