@@ -121,6 +121,9 @@ pub(crate) enum Command {
         #[arg(long)]
         watch: bool,
     },
+    /// Find out what is wrong with a region, from here and from its nodes, and name it. Ends with 1 when there is a fault, with
+    /// 0 when there are at most warnings
+    Doctor,
     /// Why a request of SOURCE goes where it goes
     Why(WhyArgs),
     /// Move traffic away on purpose, for a while

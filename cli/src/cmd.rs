@@ -1,5 +1,6 @@
 //! The operator's commands: each asks the registry of one region and writes the answer. Decides nothing about traffic.
 
+mod doctor;
 mod drill;
 mod exports;
 mod init;
@@ -57,6 +58,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
         Command::Resolve(args) => services::resolve(context, args).await,
         Command::Tenants(args) => tenants::run(context, args).await,
         Command::Status { watch } => status::run(context, watch).await,
+        Command::Doctor => doctor::run(context).await,
         Command::Why(args) => why::run(context, args).await,
         Command::Drill(command) => drill::run(context, command).await,
         Command::Completion { shell } => completion(shell),

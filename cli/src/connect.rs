@@ -134,7 +134,7 @@ pub fn credentials(folder: &Path) -> Outcome<Identity> {
 }
 
 /// The addresses given, else those in the credentials folder, else the default.
-fn addresses(given: &[String], folder: &Path) -> Outcome<Vec<String>> {
+pub(crate) fn addresses(given: &[String], folder: &Path) -> Outcome<Vec<String>> {
     let addresses: Vec<String> = if given.is_empty() {
         let text = fs::read_to_string(folder.join("registry")).unwrap_or_default();
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -74,6 +74,7 @@ fn help_names_every_command_and_what_exit_codes_mean() {
         "resolve",
         "tenants",
         "status",
+        "doctor",
         "why",
         "drill",
         "completion",

@@ -34,9 +34,14 @@ use crate::{
     federation::{self, Federation},
     gauges::Gauges,
     ingest::{self, Agents},
+    machine::Machine,
     metrics::Meters,
     node::{self, Card, Disk, Error, Renewal},
-    raft::{Replica, propose::Committed},
+    raft::{
+        Channels, Replica, Seams,
+        propose::Committed,
+        storage::{Files, Storage},
+    },
     watch::Hub,
 };
 
@@ -55,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) federation: Federation,
     pub(crate) meters: Meters,
     pub(crate) tasks: Tasks,
+    /// The replica's folder.
+    pub(crate) files: Arc<dyn Files>,
     /// Where this node listens, once it does.
     pub(crate) addresses: OnceLock<Addresses>,
     /// Room for those who look for what is wrong.
@@ -151,12 +158,26 @@ pub async fn run(config: Config, join: Option<String>, stop: Stop) -> Result<(),
 ///
 /// # Errors
 /// When it cannot start; whatever was started is then stopped.
-pub async fn start(mut config: Config, join: Option<String>, stop: Stop) -> Result<Running, Error> {
+pub async fn start(config: Config, join: Option<String>, stop: Stop) -> Result<Running, Error> {
+    let machine = Machine::real(&config);
+    Box::pin(start_on(machine, config, join, stop)).await
+}
+
+/// As [`start`], by another clock or on another disk than the machine's own: for tests.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on(
+    machine: Machine,
+    mut config: Config,
+    join: Option<String>,
+    stop: Stop,
+) -> Result<Running, Error> {
     let disk = Disk::new(&config.data_dir);
     let card = card(&config, &disk, join).await?;
     config.trust_domain = card.trust_domain.clone();
     let tasks = Tasks::new(Stop::default());
-    let started = Box::pin(assemble(config, card, disk, tasks.clone())).await;
+    let started = Box::pin(assemble(config, card, disk, machine, tasks.clone())).await;
     if let Ok(running) = &started {
         let replica = running.parts.replica.clone();
         tasks.spawn(
@@ -232,13 +253,22 @@ enum Standing {
     ThrowAway,
 }
 
-async fn assemble(config: Config, card: Card, disk: Disk, tasks: Tasks) -> Result<Running, Error> {
+async fn assemble(config: Config, card: Card, disk: Disk, machine: Machine, tasks: Tasks) -> Result<Running, Error> {
     let (metrics, ready) = (Metrics::default(), Ready::default());
     let meters = Meters::new(&metrics);
     let (identity, standing) = identity(&disk, &card)?;
     let hub = Hub::new(&metrics);
     let publish = Arc::clone(&hub);
-    let replica = Replica::open(config.replica(card.node), identity.clone(), publish, &metrics, &tasks).await?;
+    let settings = config.replica(card.node);
+    let seams = Seams {
+        storage: Storage {
+            files: Arc::clone(&machine.files),
+            ..Storage::directory(settings.data_dir.clone())
+        },
+        transport: Arc::new(Channels::new(identity.clone(), tasks.clone())),
+        clock: machine.clock,
+    };
+    let replica = Replica::open_on(seams, settings, publish, &metrics, &tasks).await?;
     take_own(&config, (&identity, standing), &replica, &disk)?;
 
     let bound = Bound::bind(&config)?;
@@ -262,6 +292,7 @@ async fn assemble(config: Config, card: Card, disk: Disk, tasks: Tasks) -> Resul
         meters,
         tasks: tasks.clone(),
         config,
+        files: machine.files,
         addresses: OnceLock::new(),
         diagnosing: Semaphore::new(api::DIAGNOSES_MAX),
     });

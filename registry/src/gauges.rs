@@ -1,10 +1,14 @@
 //! Takes the gauges of a node once a second: what it holds, how its peers and subscribers are, what runs too long. Reads
 //! only what others already know.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use mesh::{
-    model::{EndpointState, OverrideId, Timestamp},
+    model::{EndpointState, OverrideId, RegionId, Timestamp},
     ops::Metrics,
     runtime::clock,
 };
@@ -21,6 +25,8 @@ pub(crate) struct Gauges {
     metrics: Metrics,
     /// Running drills, and since when this node has seen them.
     drills: BTreeMap<OverrideId, Instant>,
+    /// Whoever was a peer since the start: its gauges cannot be taken back, only set.
+    known: BTreeSet<RegionId>,
 }
 
 impl Gauges {
@@ -29,6 +35,7 @@ impl Gauges {
             parts,
             metrics: metrics.clone(),
             drills: BTreeMap::new(),
+            known: BTreeSet::new(),
         }
     }
 
@@ -42,7 +49,8 @@ impl Gauges {
                 () = stop.ordered() => return,
                 _ = tick.tick() => {}
             }
-            let (state, now) = (self.parts.replica.state(), clock::wall());
+            let (state, now) = (self.parts.replica.state(), self.parts.clock().wall());
+            self.parts.meters.clock.set(now.0 as f64 / 1e3);
             self.holdings(&state);
             self.peers(&state, now);
             self.drills(&state, now);
@@ -69,7 +77,7 @@ impl Gauges {
         }
     }
 
-    fn peers(&self, state: &State, now: Timestamp) {
+    fn peers(&mut self, state: &State, now: Timestamp) {
         let meters = &self.parts.meters;
         meters.peers.set(state.peers().count() as f64);
         let connected = state.region_statuses().filter(|status| status.connected).count();
@@ -78,14 +86,27 @@ impl Gauges {
             let region = &peer.record.region;
             let heard_at = self.parts.federation.status(region).heard_at.filter(|at| at.0 > 0);
             let Some(heard_at) = heard_at else { continue };
-            // Few peers, once a second: the handle need not be kept.
-            let age = self.metrics.gauge(
+            self.of_peer(
+                region,
                 "isthmus_federation_heard_age_seconds",
                 "since the peer was last heard; a node that does not lead hears of it every 30 s",
-                &[("peer", region.as_str())],
+                now.since(heard_at).as_secs_f64(),
             );
-            age.set(now.since(heard_at).as_secs_f64());
         }
+        self.known.extend(state.peers().map(|peer| peer.record.region.clone()));
+        for region in &self.known {
+            self.of_peer(
+                region,
+                "isthmus_federation_peer",
+                "1 while the region is a peer, 0 after it was removed",
+                f64::from(u8::from(state.peer(region).is_some())),
+            );
+        }
+    }
+
+    /// Few peers, once a second: the handle need not be kept.
+    fn of_peer(&self, region: &RegionId, name: &'static str, help: &'static str, value: f64) {
+        self.metrics.gauge(name, help, &[("peer", region.as_str())]).set(value);
     }
 
     fn drills(&mut self, state: &State, now: Timestamp) {

@@ -11,13 +11,15 @@ pub mod config;
 pub mod federation;
 mod gauges;
 pub mod ingest;
+mod machine;
 mod metrics;
 mod node;
 pub mod outside;
 pub mod raft;
 pub mod watch;
 
-pub use app::{Addresses, Running, run, start};
+pub use app::{Addresses, Running, run, start, start_on};
 pub use config::Config;
+pub use machine::Machine;
 pub use metrics::Meters;
 pub use node::{Error, InitReport, init, restore};

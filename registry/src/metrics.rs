@@ -46,6 +46,7 @@ pub struct Handles {
     pub(crate) drills: Gauge,
     pub(crate) drill_age: Gauge,
     pub(crate) subscriber_lag: Gauge,
+    pub(crate) clock: Gauge,
 }
 
 impl Meters {
@@ -135,6 +136,10 @@ impl Meters {
             drill_age: gauge(
                 "isthmus_registry_drill_age_seconds",
                 "how long the oldest running drill has been seen by this node",
+            ),
+            clock: gauge(
+                "isthmus_registry_clock_timestamp_seconds",
+                "this node's wall clock, taken once a second; compare it with the time of the scrape",
             ),
             subscriber_lag: gauge(
                 "isthmus_watch_subscriber_lag_seconds",

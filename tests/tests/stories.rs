@@ -8,6 +8,7 @@ mod stories {
     mod calls;
     mod config_faults;
     mod dns;
+    mod doctor;
     mod drill;
     mod durability;
     mod export;
@@ -17,11 +18,13 @@ mod stories {
     mod leader;
     mod lease;
     mod linear;
+    mod metrics;
     mod noise;
     mod paths;
     mod quota;
     mod replacement;
     mod restart;
     mod snapshot;
+    mod status_watch;
     mod watch;
 }

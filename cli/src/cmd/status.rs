@@ -1,6 +1,6 @@
 //! `isthmus status`: the state of a region's registry on one screen, and what needs an operator.
 
-use std::{io::IsTerminal, time::Duration};
+mod watch;
 
 use proto::admin::v1::{Status, StatusRequest};
 
@@ -8,36 +8,16 @@ use super::{Context, peer};
 use crate::{
     connect::Client,
     failure::Outcome,
-    render::{Table, count, millis, note, print},
+    render::{Table, count, millis},
 };
 
-/// Slow enough to read, fast enough to follow an election.
-const REFRESH: Duration = Duration::from_secs(2);
-/// Moves to the top left and clears what is below.
-const CLEAR: &str = "\x1b[H\x1b[2J";
-
 pub(super) async fn run(context: &Context, watch: bool) -> Outcome {
-    if !watch {
-        let client = context.client().await?;
-        let status = ask(&client).await?;
-        return context.printer.show(&status, text);
+    if watch {
+        return watch::run(context).await;
     }
-    loop {
-        // A new connection each time: while a node is away, another one answers.
-        let answer = match context.client().await {
-            Ok(client) => ask(&client).await,
-            Err(failure) => Err(failure),
-        };
-        if std::io::stdout().is_terminal() && !context.printer.is_json() {
-            print(CLEAR)?;
-        }
-        match answer {
-            Ok(status) => context.printer.show(&status, text)?,
-            // Someone who watches wants to see it come back.
-            Err(failure) => note(&failure.to_string()),
-        }
-        tokio::time::sleep(REFRESH).await;
-    }
+    let client = context.client().await?;
+    let status = ask(&client).await?;
+    context.printer.show(&status, text)
 }
 
 async fn ask(client: &Client) -> Outcome<Status> {

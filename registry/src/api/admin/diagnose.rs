@@ -7,7 +7,7 @@ mod reach;
 
 use std::time::Duration;
 
-use mesh::{model::Timestamp, runtime::clock};
+use mesh::model::Timestamp;
 use proto::admin::v1 as pb;
 
 use super::{Admin, drills::outward, status::node};
@@ -31,11 +31,11 @@ impl Admin {
         let state = &reading.state;
         let (no_quorum, disk, dns, reach) = tokio::join!(
             self.no_quorum(),
-            disk::look(&parts.config),
+            disk::look(&parts.files, parts.config.raft.disk_reserve_mib),
             dns::look(parts.addresses.get().map(|bound| bound.dns), &parts.config.dns),
             reach::look(parts, state),
         );
-        let now = clock::wall();
+        let now = parts.clock().wall();
         Ok(pb::NodeFacts {
             position: Some(reading.position),
             version: env!("CARGO_PKG_VERSION").to_owned(),

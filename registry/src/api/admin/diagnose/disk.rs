@@ -1,11 +1,11 @@
 //! The disk below the data directory: how much room, and how long a small write takes to be durable.
 
-use std::{fs, io::Write, path::Path, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use mesh::runtime::clock;
 use proto::admin::v1 as pb;
 
-use crate::config::Config;
+use crate::raft::storage::Files;
 
 /// Beside the replica's own files; removed after the look.
 const FILE: &str = "diagnose.tmp";
@@ -16,15 +16,15 @@ const BYTES: usize = 4096;
 const WAIT: Duration = Duration::from_secs(5);
 
 /// Looks; blocks a thread of the runtime's blocking pool, not a worker.
-pub(super) async fn look(config: &Config) -> pb::Disk {
-    let (dir, reserve_mib) = (config.data_dir.clone(), config.raft.disk_reserve_mib);
-    let free = rustix::fs::statvfs(&dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >> 20);
-    let writing = tokio::task::spawn_blocking(move || sync_time(&dir));
+pub(super) async fn look(files: &Arc<dyn Files>, reserve_mib: u64) -> pb::Disk {
+    let free = files.free_bytes().unwrap_or(0) >> 20;
+    let files = Arc::clone(files);
+    let writing = tokio::task::spawn_blocking(move || sync_time(files.as_ref()));
     let synced = match tokio::time::timeout(WAIT, writing).await {
         Ok(Ok(Ok(median))) => Ok(median),
         Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("a small write was not durable within {WAIT:?}")),
+        Err(_) => Err(format!("{WRITES} small writes were not durable within {WAIT:?}")),
     };
     let (sync_us, error) = match synced {
         Ok(median) => (
@@ -34,41 +34,43 @@ pub(super) async fn look(config: &Config) -> pb::Disk {
         Err(error) => (0, error),
     };
     pb::Disk {
-        free_mib: free.unwrap_or(0),
+        free_mib: free,
         reserve_mib,
         sync_us,
         error,
     }
 }
 
-fn sync_time(dir: &Path) -> std::io::Result<Duration> {
-    let path = dir.join(FILE);
+fn sync_time(files: &dyn Files) -> io::Result<Duration> {
     let timed = (|| {
-        let mut file = fs::File::create(&path)?;
-        let mut times = [Duration::ZERO; WRITES];
+        let file = files.create(FILE)?;
+        let (mut times, mut at) = ([Duration::ZERO; WRITES], 0);
         for time in &mut times {
             let begun = clock::now();
-            file.write_all(&[0; BYTES])?;
-            file.sync_all()?;
+            file.write_at(at, &[0; BYTES])?;
+            file.sync()?;
             *time = begun.elapsed();
+            at += BYTES as u64;
         }
         times.sort();
         Ok(times[WRITES / 2])
     })();
     // What is left over is overwritten by the next look.
-    let _ = fs::remove_file(&path);
+    let _ = files.remove(FILE);
     timed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::storage::Directory;
 
     #[test]
     fn a_look_leaves_nothing_and_a_missing_folder_is_an_error() {
         let folder = tempfile::tempdir().expect("temporary folder");
-        assert!(sync_time(folder.path()).expect("writable") > Duration::ZERO);
-        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 0);
-        assert!(sync_time(&folder.path().join("gone")).is_err());
+        let files = Directory::new(folder.path().to_owned());
+        assert!(sync_time(&files).expect("writable") > Duration::ZERO);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
+        assert!(sync_time(&Directory::new(folder.path().join("gone"))).is_err());
     }
 }
