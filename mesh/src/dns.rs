@@ -8,11 +8,13 @@ mod answer;
 mod askers;
 mod forward;
 mod server;
+mod source;
 mod zone;
 
 pub use answer::{Resolved, reply, resolve_text};
 pub use forward::{Upstreams, fits, system_upstreams};
 pub use server::{ServeError, Serving, Settings, serve};
+pub use source::Names;
 pub use zone::Asker;
 
 #[cfg(test)]

@@ -25,5 +25,5 @@ pub use policy::{Override, RegionStatus};
 pub use revision::{Held, Incarnation, Revision, Timestamp};
 pub use service::{Port, Protocol, Service, VIRTUAL_V4, VIRTUAL_V6, virtual_ips};
 pub use tenant::{Quota, Tenant, TenantShare};
-pub use view::{ServiceEntry, View};
+pub use view::{Coverage, ServiceEntry, View};
 pub use wire::WireError;

@@ -1,13 +1,19 @@
 //! The subscription to the registry: keeps a view current, publishes it, and keeps it on disk for a start without registry;
 //! and the lease by which a workload or a gateway is in other people's views.
 
+mod asked;
 pub mod attach;
 pub mod cache;
+mod contact;
+pub mod demand;
 mod interest;
+mod keep;
 mod publish;
 mod session;
 
 pub use attach::{Attachment, Lessee};
+pub use contact::Contact;
+pub use demand::Demand;
 pub use interest::Interest;
 pub use publish::{Publisher, Views};
 pub use session::{Settings, Subscription};

@@ -11,7 +11,7 @@ use mesh::{
     ops::{Metrics, admin},
     route::Source,
     runtime::{Drain, OnExit, Ready, Stop, TaskError, Tasks},
-    subscribe::{Attachment, Interest, Settings as SubscribeSettings, Subscription, attach},
+    subscribe::{Attachment, Settings as SubscribeSettings, Subscription, attach},
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -183,11 +183,12 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
     let subscribe = SubscribeSettings::new(
         config.registry.clone(),
         format!("proxy/{}", workload.id),
-        Interest::everything(),
+        config.outbound.interest(),
         Some(config.data_dir.join("view")),
     );
     let subscription = Subscription::spawn(subscribe, identity.clone(), &inner, &metrics, &ready);
     let views = subscription.views();
+    let demand = subscription.demand(config.outbound.demand, config.outbound.pinned(), &metrics);
     let (inbound_side, outbound_side) = (Side::new(&inner), Side::new(&inner));
     let inbound = Inbound::new(
         config.inbound.clone(),
@@ -208,7 +209,7 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
     let outbound = Outbound::new(
         config.outbound.clone(),
         outbound::Deps {
-            views: views.clone(),
+            demand: demand.clone(),
             identity: identity.clone(),
             source: Source {
                 locality: config.locality(),
@@ -249,14 +250,7 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
     let dns = match config.dns_listen {
         None => None,
         Some(listen) => {
-            let serving = dns::serve(
-                config.dns.clone(),
-                listen,
-                views.clone(),
-                config.locality(),
-                &inner,
-                &metrics,
-            );
+            let serving = dns::serve(config.dns.clone(), listen, demand, config.locality(), &inner, &metrics);
             Some(serving.await?.address)
         }
     };

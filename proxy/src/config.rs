@@ -334,6 +334,27 @@ mod tests {
     }
 
     #[test]
+    fn what_the_example_says_to_be_defaults_are_settings_and_the_defaults() {
+        let example = include_str!("../../deploy/config/proxy.toml");
+        let is_setting = |line: &str| {
+            let key = line.split_once(" = ").map_or("", |(key, _)| key);
+            line.starts_with("[[") || !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+        };
+        let lines = example.lines().map(|line| match line.strip_prefix("# ") {
+            Some(setting) if is_setting(setting) => setting,
+            _ => line,
+        });
+        let all = Config::parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        let least = Config::parse(LEAST).unwrap();
+        assert_eq!(all.outbound.upstreams.len(), 1);
+        let plain = |config: Config| outbound::Settings {
+            upstreams: Vec::new(),
+            ..config.outbound
+        };
+        assert_eq!(format!("{:?}", plain(all)), format!("{:?}", plain(least)));
+    }
+
+    #[test]
     fn the_token_is_not_shown() {
         let text = format!("{LEAST}\n[identity]\ntoken = 'isthmus-workload-v1.secret'\n");
         let shown = Config::parse(&text).unwrap().describe();

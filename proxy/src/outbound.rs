@@ -1,5 +1,6 @@
 //! Out of the application, into the mesh: accepts its requests, decides where each goes, and carries it there over mutual
-//! TLS. Reads prepared routes only; never asks the registry.
+//! TLS. Reads prepared routes only; never asks the registry: where the endpoints of a service are not held it says that it
+//! wants them, and waits a moment for the view that has them.
 
 mod answer;
 mod balance;
@@ -12,6 +13,7 @@ mod pool;
 mod record;
 mod retry;
 mod route;
+mod seek;
 mod settings;
 mod steward;
 pub(crate) mod target;
@@ -27,9 +29,9 @@ use mesh::{
     model::{Namespace, ServiceName},
     net::listen::{Acceptor, ListenError, listen as bind},
     ops::Metrics,
-    route::{Explanation, Source, TargetError},
+    route::{Explanation, Source},
     runtime::{Drain, OnExit, Stop, Tasks},
-    subscribe::Views,
+    subscribe::{Demand, Views, demand::EndpointsUnknown},
 };
 use metrics::Counter;
 use serde_json::{Value, json};
@@ -43,12 +45,13 @@ use self::{
     record::Clock,
     retry::Budget,
 };
+pub use seek::Missing;
 pub use settings::{Settings, Upstream};
 
 /// What the outbound side is given.
 pub struct Deps {
-    /// The truth to route by; it must hold what the application calls.
-    pub views: Views,
+    /// Fills the truth to route by with what the application calls.
+    pub demand: Demand,
     /// Who this workload is.
     pub identity: Identity,
     /// Where it runs.
@@ -86,6 +89,7 @@ impl SharedMeters {
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) views: Views,
+    pub(crate) demand: Demand,
     pub(crate) balancer: Balancer,
     pub(crate) health: Arc<Health>,
     pub(crate) pool: Pool,
@@ -177,9 +181,17 @@ impl Outbound {
     /// Why requests to an authority go where they go, by this proxy's own evidence.
     ///
     /// # Errors
-    /// When the authority names nothing that the view knows.
-    pub fn explain(&self, authority: &str) -> Result<Explanation, TargetError> {
+    /// When the authority names nothing that the view knows, or a service whose endpoints are not held.
+    pub fn explain(&self, authority: &str) -> Result<Explanation, Missing> {
         self.shared.balancer.explain(authority)
+    }
+
+    /// Asks for the endpoints of a service as a request for it would, and waits as long.
+    ///
+    /// # Errors
+    /// When they do not come.
+    pub async fn fetch(&self, service: &ServiceName) -> Result<(), EndpointsUnknown> {
+        self.shared.demand.ensure(service).await
     }
 
     /// All that it keeps, for the admin page: routes with their endpoints, load and pools, and gateways.
@@ -248,6 +260,7 @@ fn authority(upstream: &Upstream) -> Arc<str> {
 
 fn share(settings: Settings, deps: Deps) -> Shared {
     let clock = Clock::start();
+    let views = deps.demand.views().clone();
     let health = Arc::new(Health {
         limits: settings.eject,
         pace: settings.pace,
@@ -261,7 +274,7 @@ fn share(settings: Settings, deps: Deps) -> Shared {
     });
     Shared {
         balancer: Balancer::new(
-            deps.views.clone(),
+            views.clone(),
             deps.source,
             deps.namespace,
             settings.failover.clone(),
@@ -292,7 +305,8 @@ fn share(settings: Settings, deps: Deps) -> Shared {
             ),
             metrics: deps.metrics,
         },
-        views: deps.views,
+        views,
+        demand: deps.demand,
         health,
         settings,
         tasks: deps.tasks,

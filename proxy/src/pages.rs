@@ -21,9 +21,13 @@ use mesh::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{app::Error, outbound::Outbound};
+use crate::{
+    app::Error,
+    outbound::{Missing, Outbound},
+};
 
-/// `GET /why?to=<name or Host>`: the candidates for a destination, their state and the rule that decides.
+/// `GET /why?to=<name or Host>`: the candidates for a destination, their state and the rule that decides. Asks for the
+/// endpoints of a service that was not used yet, as a request for it would.
 /// `GET /outbound`: routes, endpoints, pools and gateways as this proxy sees them.
 pub(crate) fn outbound(outbound: Outbound) -> Router {
     async fn why(
@@ -37,7 +41,14 @@ pub(crate) fn outbound(outbound: Outbound) -> Router {
             )
                 .into_response();
         };
-        match outbound.explain(to) {
+        let mut explained = outbound.explain(to);
+        if let Err(Missing::Endpoints(service)) = &explained {
+            if let Err(error) = outbound.fetch(service).await {
+                return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
+            }
+            explained = outbound.explain(to);
+        }
+        match explained {
             Ok(explanation) => Json(json!(explanation)).into_response(),
             Err(error) => (StatusCode::NOT_FOUND, format!("{error}\n")).into_response(),
         }

@@ -17,14 +17,14 @@ use std::{
 use mesh::{
     identity::{Bundle, Identity, SpiffeId, Svid, TrustDomain},
     model::{
-        Audience, ClusterId, Endpoint, EndpointId, EndpointState, Gateway, GatewayId, Held, Incarnation, Locality,
-        Namespace, Port, Protocol, RegionId, RegionStatus, Resource, Revision, Service, ServiceName, Timestamp, Update,
-        View, Zone,
+        Audience, ClusterId, Coverage, Endpoint, EndpointId, EndpointState, Gateway, GatewayId, Held, Incarnation,
+        Locality, Namespace, Port, Protocol, RegionId, RegionStatus, Resource, Revision, Service, ServiceName,
+        Timestamp, Update, View, Zone,
     },
     ops::Metrics,
     route::{Pace, Source, eject},
     runtime::{Drain, OnExit, Stop, Tasks, clock},
-    subscribe::{Publisher, Views},
+    subscribe::{Contact, Demand, Interest, Publisher, Views, demand},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -33,10 +33,11 @@ use rcgen::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use self::application::serve_application;
-pub(crate) use self::client::{eventually, get, names, raw, request};
+pub(crate) use self::client::{Reply, eventually, get, names, raw, request};
 use crate::{inbound, outbound};
 
 /// Room for a busy machine.
@@ -120,6 +121,11 @@ pub(crate) struct World {
     pub(crate) regions: BTreeMap<&'static str, Ca>,
     pub(crate) publisher: Publisher,
     pub(crate) views: Views,
+    /// What callers want, and whether their registry answers.
+    pub(crate) interest: watch::Sender<Interest>,
+    pub(crate) contact: Arc<Contact>,
+    /// What the registry of the test sends of.
+    pub(crate) coverage: Coverage,
     pub(crate) metrics: Metrics,
     pub(crate) tasks: Tasks,
     pub(crate) resources: Vec<Resource>,
@@ -131,10 +137,15 @@ impl World {
     pub(crate) fn new() -> Self {
         let regions = ["eu", "us"].map(|region| (region, Ca::new(region))).into();
         let (publisher, views) = Publisher::new(View::default());
+        let contact = Arc::new(Contact::new(None));
+        contact.connect(true);
         let mut world = Self {
             regions,
             publisher,
             views,
+            interest: watch::Sender::new(Interest::everything()),
+            contact,
+            coverage: Coverage::All,
             metrics: Metrics::default(),
             tasks: Tasks::new(Stop::default()),
             resources: Vec::new(),
@@ -156,7 +167,7 @@ impl World {
         world
     }
 
-    fn service(&mut self, name: &str, port: u16, protocol: Protocol) {
+    pub(crate) fn service(&mut self, name: &str, port: u16, protocol: Protocol) {
         let name = ServiceName::parse(name).unwrap();
         self.resources.push(Resource::Service(Service {
             virtual_ips: mesh::model::virtual_ips(&name, 0).to_vec(),
@@ -258,14 +269,15 @@ impl World {
             incarnation: Incarnation(1),
             revision: Revision(self.revision),
         };
-        self.publisher.publish(View::default().updated(Update {
+        let view = View::default().updated(Update {
             region: RegionId::parse("eu").unwrap(),
             held,
             full: true,
             upserts: self.resources.clone(),
             removed: Vec::new(),
             committed_at: None,
-        }));
+        });
+        self.publisher.publish(view.covering(self.coverage.clone()));
     }
 
     /// Settings of a caller that eject and come back within a test.
@@ -276,6 +288,10 @@ impl World {
             eject: eject::Limits {
                 base: Duration::from_millis(300),
                 ..eject::Limits::default()
+            },
+            demand: demand::Settings {
+                wait: Duration::from_millis(500),
+                ..demand::Settings::default()
             },
             pace: Pace {
                 hold: Duration::from_millis(200),
@@ -293,8 +309,16 @@ impl World {
 
     pub(crate) fn caller_as(&mut self, settings: outbound::Settings, identity: Identity) -> outbound::Outbound {
         self.publish();
+        let demand = Demand::new(
+            settings.demand,
+            settings.pinned(),
+            self.views.clone(),
+            self.interest.clone(),
+            Arc::clone(&self.contact),
+            &self.metrics,
+        );
         let deps = outbound::Deps {
-            views: self.views.clone(),
+            demand,
             identity,
             source: Source {
                 locality: locality("eu", "a"),

@@ -38,6 +38,7 @@ impl Watcher {
             held,
             subscriber: "story".to_owned(),
             version: String::new(),
+            shown: None,
         };
         requests.send(request(Kind::Start(start))).await.unwrap();
         let updates = client

@@ -7,7 +7,7 @@ use hickory_proto::{
 };
 
 use super::zone::{self, Asker, Found};
-use crate::model::View;
+use crate::model::{ServiceName, View};
 
 /// Largest reply over UDP whatever the client offers: larger ones are fragmented on some paths (DNS flag day 2020).
 const UDP_BYTES_MAX: usize = 1232;
@@ -29,8 +29,20 @@ pub(super) enum Reply {
     Send(Vec<u8>, Outcome),
     /// Ask an upstream; the request is a well-formed query for one name outside our zones.
     Forward,
+    /// Get the endpoints of this service, and decide again.
+    Fetch(ServiceName),
     /// Say nothing: it is no request. An answer to an answer would be a loop.
     Drop,
+}
+
+impl Reply {
+    /// The service whose endpoints are to be got first.
+    pub(super) fn fetches(self) -> Option<ServiceName> {
+        match self {
+            Self::Fetch(service) => Some(service),
+            _ => None,
+        }
+    }
 }
 
 /// What was said, for the metrics.
@@ -87,6 +99,9 @@ pub(super) fn answer(view: &View, asker: Asker<'_>, request: &[u8], via: Via) ->
         response.metadata.response_code = ResponseCode::ServFail;
         return send(response, size_max, Outcome::Failed);
     }
+    if let Found::Unheld(service) = found {
+        return Reply::Fetch(service);
+    }
     let outcome = fill(&mut response, found, view, asker);
     send(response, size_max, outcome)
 }
@@ -98,6 +113,7 @@ pub fn reply(view: &View, asker: Asker<'_>, request: &[u8], over_tcp: bool) -> O
     match answer(view, asker, request, via) {
         Reply::Send(bytes, _) => Some(bytes),
         Reply::Forward => failure(request, ResponseCode::Refused, false),
+        Reply::Fetch(_) => failure(request, ResponseCode::ServFail, false),
         Reply::Drop => None,
     }
 }
@@ -143,7 +159,7 @@ fn fill(response: &mut Message, found: Found, view: &View, asker: Asker<'_>) -> 
             response.metadata.response_code = ResponseCode::NXDomain;
             (zone, Outcome::NoName)
         }
-        Found::Outside => return Outcome::Refused,
+        Found::Outside | Found::Unheld(_) => return Outcome::Refused,
     };
     response.add_authority(zone.authority(view, asker.ttl));
     outcome
@@ -166,7 +182,7 @@ fn send(mut response: Message, size_max: usize, outcome: Outcome) -> Reply {
 /// What a name resolves to, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resolved {
-    /// `NOERROR`, `NXDOMAIN`, `NODATA`; `REFUSED` for a name outside the zones answered here.
+    /// `NOERROR`, `NXDOMAIN`, `NODATA`; `SERVFAIL` where the view lacks the endpoints that would answer; `REFUSED` for a name outside the zones answered here.
     pub code: &'static str,
     /// Zone file lines: addresses first, then SRV and TXT.
     pub records: Vec<String>,
@@ -194,6 +210,13 @@ pub fn resolve_text(view: &View, name: &str, asker: Asker<'_>) -> Resolved {
             Found::Nowhere(_) => {
                 return Resolved {
                     code: "NXDOMAIN",
+                    ..refused
+                };
+            }
+            // What is not known is not said not to exist.
+            Found::Unheld(_) => {
+                return Resolved {
+                    code: "SERVFAIL",
                     ..refused
                 };
             }

@@ -1,6 +1,7 @@
 //! The sockets of the name server. Authoritative answers are made where the request is read, since they wait for nobody; only
-//! forwarding takes a task, of which there is a bound. (`hickory-server` starts a task for each datagram and accepts any
-//! number of connections, so that only its wire format is used.)
+//! forwarding, and the first question about endpoints that the view does not hold, take a task, of which there is a bound.
+//! (`hickory-server` starts a task for each datagram and accepts any number of connections, so that only its wire format is
+//! used.)
 
 use std::{
     io,
@@ -24,13 +25,14 @@ use super::{
     answer::{self, Outcome, Reply, Via},
     askers::{self, Askers},
     forward::{self, Forwarder, Upstreams},
+    source::Names,
     zone::Asker,
 };
 use crate::{
-    model::Locality,
+    model::{Locality, ServiceName},
     ops::{Metrics, Section},
     runtime::{Backoff, OnExit, Tasks, clock},
-    subscribe::Views,
+    subscribe::{Demand, Views},
 };
 
 /// Requests are small; one with EDNS options and a cookie stays far below.
@@ -49,7 +51,7 @@ pub struct Settings {
     pub upstreams: Upstreams,
     /// For each upstream. Default 1.5 s: three of them fit into a client's usual 5 s.
     pub upstream_timeout: Duration,
-    /// Forwarded requests in flight; beyond, requests over UDP are dropped. Default 256.
+    /// Requests in flight that are forwarded or wait for endpoints; beyond, requests over UDP are dropped. Default 256.
     pub in_flight_max: usize,
     /// Connections over TCP; beyond, new ones wait. Default 64.
     pub connections_max: usize,
@@ -146,6 +148,7 @@ pub struct Serving {
 
 struct Shared {
     views: Views,
+    demand: Option<Demand>,
     from: Locality,
     ttl: u32,
     idle: Duration,
@@ -215,7 +218,7 @@ impl Meters {
 pub async fn serve(
     settings: Settings,
     listen: SocketAddr,
-    views: Views,
+    names: impl Into<Names>,
     from: Locality,
     tasks: &Tasks,
     metrics: &Metrics,
@@ -236,8 +239,10 @@ pub async fn serve(
             forward::system_upstreams(&text.map_err(ServeError::System)?)
         }
     };
+    let (views, demand) = names.into().parts();
     let shared = Arc::new(Shared {
         views,
+        demand,
         from,
         ttl: u32::try_from(settings.ttl.as_secs()).unwrap_or(u32::MAX),
         idle: settings.idle,
@@ -308,9 +313,32 @@ impl Shared {
                 let refusal = answer::failure(request, ResponseCode::Refused, false);
                 return refusal.map_or(Reply::Drop, |bytes| Reply::Send(bytes, Outcome::Refused));
             }
-            Reply::Forward | Reply::Drop => {}
+            Reply::Forward | Reply::Fetch(_) | Reply::Drop => {}
         }
         reply
+    }
+
+    /// What comes of a request that could not be answered at once.
+    async fn later(&self, request: &[u8], via: Via, fetch: Option<ServiceName>) -> Option<Vec<u8>> {
+        match fetch {
+            None => self.forward(request, via).await,
+            Some(service) => self.fetch(request, via, &service).await,
+        }
+    }
+
+    async fn fetch(&self, request: &[u8], via: Via, service: &ServiceName) -> Option<Vec<u8>> {
+        if let Some(demand) = &self.demand
+            && let Err(error) = demand.ensure(service).await
+        {
+            debug!(%error, "name not answered");
+        }
+        match self.answer(request, via) {
+            Reply::Send(bytes, _) => Some(bytes),
+            _ => {
+                self.meters.count(Outcome::Failed);
+                answer::failure(request, ResponseCode::ServFail, false)
+            }
+        }
     }
 
     async fn forward(&self, request: &[u8], via: Via) -> Option<Vec<u8>> {
@@ -357,17 +385,17 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
                 // A client that left does not miss it; a full socket buffer is the network's back-pressure: clients ask again.
                 let _ = socket.try_send_to(&reply, client);
             }
-            Reply::Forward => {
+            reply @ (Reply::Forward | Reply::Fetch(_)) => {
                 let Ok(permit) = Arc::clone(&shared.in_flight).try_acquire_owned() else {
                     shared.meters.dropped.increment(1);
                     continue;
                 };
                 let (request, socket, inner) = (buffer[..len].to_vec(), Arc::clone(&socket), Arc::clone(&shared));
-                shared.tasks.spawn("dns-forward", OnExit::Ignore, async move {
+                shared.tasks.spawn("dns-later", OnExit::Ignore, async move {
                     let Some(_room) = inner.within(inner.askers.forward(client.ip())) else {
                         return;
                     };
-                    if let Some(reply) = inner.forward(&request, Via::Udp).await {
+                    if let Some(reply) = inner.later(&request, Via::Udp, reply.fetches()).await {
                         // As above.
                         let _ = socket.send_to(&reply, client).await;
                     }
@@ -438,12 +466,12 @@ async fn serve_connection(mut stream: TcpStream, from: IpAddr, shared: &Shared) 
         let reply = match shared.answer(&request, Via::Tcp) {
             Reply::Drop => return Ok(()),
             Reply::Send(reply, _) => Some(reply),
-            Reply::Forward => {
+            reply @ (Reply::Forward | Reply::Fetch(_)) => {
                 let Some(_room) = shared.within(shared.askers.forward(from)) else {
                     return Ok(());
                 };
                 let _permit = shared.in_flight.acquire().await.map_err(io::Error::other)?;
-                shared.forward(&request, Via::Tcp).await
+                shared.later(&request, Via::Tcp, reply.fetches()).await
             }
         };
         let Some(reply) = reply else { return Ok(()) };

@@ -78,6 +78,8 @@ pub(super) enum Found {
     Outside,
     /// The name does not exist.
     Nowhere(Zone),
+    /// The answer lies in the endpoints of a service, and the view does not hold them.
+    Unheld(ServiceName),
     /// The name exists; without answers it has nothing of the type that was asked for.
     Records {
         /// Whose authority it is.
@@ -209,7 +211,7 @@ impl Search<'_> {
                 SET,
                 self.view.services().any(|(name, entry)| {
                     name.namespace().as_str() == namespace
-                        && entry.service.as_ref().is_some_and(|it| self.is_there(it, entry))
+                        && entry.service.as_ref().is_some_and(|it| self.may_be_there(it, entry))
                 }),
             ),
             Place::Service(service) => self.with_service(&service, |service, entry| self.service(service, entry)),
@@ -239,11 +241,15 @@ impl Search<'_> {
             Place::RegionNamespace(namespace, region) => self.exists_if(
                 Zone::Region,
                 self.view.services().any(|(name, entry)| {
-                    name.namespace().as_str() == namespace && !self.in_region(entry, &region).is_empty()
+                    let unheld = || !self.view.holds_endpoints_of(name) && self.knows_region(&region);
+                    name.namespace().as_str() == namespace && (!self.in_region(entry, &region).is_empty() || unheld())
                 }),
             ),
             Place::RegionService(region, service) => {
                 let found = self.view.service(&service);
+                if found.is_some() && self.knows_region(region.as_str()) && !self.view.holds_endpoints_of(&service) {
+                    return Found::Unheld(service);
+                }
                 let members = found.map_or_else(Vec::new, |(_, entry)| self.in_region(entry, region.as_str()));
                 self.addresses_of(Zone::Region, &members)
             }
@@ -261,6 +267,9 @@ impl Search<'_> {
 
     fn with_service(&self, name: &ServiceName, found: impl FnOnce(&Service, &ServiceEntry) -> Found) -> Found {
         match self.view.service(name) {
+            Some((service, _)) if service.headless && !self.view.holds_endpoints_of(name) => {
+                Found::Unheld(name.clone())
+            }
             // A headless service without a ready endpoint has no name at all.
             Some((service, entry)) if self.is_there(service, entry) => found(service, entry),
             _ => Found::Nowhere(Zone::ClusterSet),
@@ -269,6 +278,11 @@ impl Search<'_> {
 
     fn is_there(&self, service: &Service, entry: &ServiceEntry) -> bool {
         !service.headless || ready(entry).next().is_some()
+    }
+
+    /// Of something above it: that a name is not there must not be said where its endpoints are not known.
+    fn may_be_there(&self, service: &Service, entry: &ServiceEntry) -> bool {
+        self.is_there(service, entry) || !self.view.holds_endpoints_of(&service.name)
     }
 
     fn service(&self, service: &Service, entry: &ServiceEntry) -> Found {

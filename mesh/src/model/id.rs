@@ -193,6 +193,13 @@ impl ServiceName {
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
+
+    /// Keeps the text of the namespace once for both, where it is the same: thousands of names have a few namespaces.
+    pub(super) fn share_namespace(&mut self, other: &Self) {
+        if self.namespace == other.namespace {
+            self.namespace = other.namespace.clone();
+        }
+    }
 }
 
 impl FromStr for ServiceName {

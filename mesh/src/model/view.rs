@@ -1,10 +1,9 @@
-//! The view: everything a daemon routes by, immutable. An update makes the next view and shares what did not change.
+//! The view: everything a daemon routes by, immutable. An update makes the next view, at a price in proportion to what it
+//! changes, and shares the rest. A view may hold all names and the endpoints of some services only: it says of which.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use imbl::OrdMap;
 
 use super::{
     ClusterId, Endpoint, EndpointId, Gateway, Held, Key, Override, OverrideId, RegionId, RegionStatus, Resource,
@@ -17,8 +16,35 @@ use crate::identity::{Bundle, TrustDomain};
 pub struct ServiceEntry {
     /// None while endpoints are known and the definition is not: such a service does not resolve.
     pub service: Option<Arc<Service>>,
-    /// Ordered by id.
-    pub endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// Ordered by id. None of a service whose endpoints the view does not hold: see [`View::holds_endpoints_of`].
+    pub endpoints: OrdMap<EndpointId, Arc<Endpoint>>,
+}
+
+/// Of which services a view holds the endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Coverage {
+    /// Of all that it names.
+    #[default]
+    All,
+    /// Of these; of others nothing is known, which is not the same as none.
+    Of(Arc<BTreeSet<ServiceName>>),
+}
+
+impl Coverage {
+    fn includes(&self, name: &ServiceName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(names) => names.contains(name),
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, Self::All) => true,
+            (Self::Of(one), Self::Of(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
 }
 
 /// One revision of the truth as a subscriber sees it.
@@ -26,13 +52,14 @@ pub struct ServiceEntry {
 pub struct View {
     region: Option<RegionId>,
     held: Held,
-    services: HashMap<ServiceName, Arc<ServiceEntry>>,
-    by_virtual_ip: HashMap<IpAddr, ServiceName>,
-    gateways: BTreeMap<super::GatewayId, Arc<Gateway>>,
-    bundles: BTreeMap<TrustDomain, Arc<Bundle>>,
-    shares: BTreeMap<TenantId, Arc<TenantShare>>,
-    overrides: BTreeMap<OverrideId, Arc<Override>>,
-    regions: BTreeMap<RegionId, Arc<RegionStatus>>,
+    coverage: Coverage,
+    services: OrdMap<ServiceName, Arc<ServiceEntry>>,
+    by_virtual_ip: OrdMap<IpAddr, Arc<Service>>,
+    gateways: OrdMap<super::GatewayId, Arc<Gateway>>,
+    bundles: OrdMap<TrustDomain, Arc<Bundle>>,
+    shares: OrdMap<TenantId, Arc<TenantShare>>,
+    overrides: OrdMap<OverrideId, Arc<Override>>,
+    regions: OrdMap<RegionId, Arc<RegionStatus>>,
 }
 
 impl View {
@@ -55,6 +82,27 @@ impl View {
         Some((entry.service.as_ref()?, entry))
     }
 
+    /// Of which services it holds the endpoints.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// Whether all endpoints of a service are here; where they are not, the entry's lack of endpoints means nothing.
+    #[must_use]
+    pub fn holds_endpoints_of(&self, name: &ServiceName) -> bool {
+        self.coverage.includes(name)
+    }
+
+    /// Whether what decides between endpoints, beside themselves, is the same as in another view: gateways, overrides and
+    /// regions. Never says yes wrongly.
+    #[must_use]
+    pub fn has_same_surroundings(&self, other: &Self) -> bool {
+        self.gateways.ptr_eq(&other.gateways)
+            && self.overrides.ptr_eq(&other.overrides)
+            && self.regions.ptr_eq(&other.regions)
+    }
+
     /// Whether this region lets callers of a peer's trust domain reach a service: the region whose domain it is must be
     /// among those that the service is exported to. No for a domain that no peer has.
     #[must_use]
@@ -69,10 +117,10 @@ impl View {
     /// The service that owns a virtual address.
     #[must_use]
     pub fn service_at(&self, address: IpAddr) -> Option<&ServiceName> {
-        self.by_virtual_ip.get(&address)
+        self.by_virtual_ip.get(&address).map(|service| &service.name)
     }
 
-    /// All services, in no order.
+    /// All services, by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &Arc<ServiceEntry>)> {
         self.services.iter()
     }
@@ -91,7 +139,7 @@ impl View {
 
     /// The bundles by trust domain.
     #[must_use]
-    pub fn bundles(&self) -> &BTreeMap<TrustDomain, Arc<Bundle>> {
+    pub fn bundles(&self) -> &OrdMap<TrustDomain, Arc<Bundle>> {
         &self.bundles
     }
 
@@ -184,22 +232,70 @@ impl View {
         next
     }
 
+    /// The same view for another coverage: endpoints of services that it does not include are dropped.
+    #[must_use]
+    pub fn covering(mut self, coverage: Coverage) -> Self {
+        let dropped: Vec<ServiceName> = match (&self.coverage, &coverage) {
+            (before, now) if before.is_same(now) => return self,
+            (_, Coverage::All) => Vec::new(),
+            (Coverage::Of(before), Coverage::Of(now)) => before.difference(now).cloned().collect(),
+            (Coverage::All, Coverage::Of(now)) => {
+                let held = self.services.iter().filter(|(_, entry)| !entry.endpoints.is_empty());
+                let dropped = held.filter(|(name, _)| !now.contains(*name));
+                dropped.map(|(name, _)| name.clone()).collect()
+            }
+        };
+        for name in dropped {
+            let Some(entry) = self.services.get_mut(&name) else {
+                continue;
+            };
+            if entry.service.is_none() {
+                self.services.remove(&name);
+            } else if !entry.endpoints.is_empty() {
+                Arc::make_mut(entry).endpoints = OrdMap::new();
+            }
+        }
+        self.coverage = coverage;
+        self
+    }
+
     fn entry(&mut self, name: &ServiceName) -> &mut ServiceEntry {
         Arc::make_mut(self.services.entry(name.clone()).or_default())
     }
 
+    /// Takes texts from the service before in the order of names, which is most often of the same namespace and origins.
+    fn compact(&self, service: &mut Service) {
+        service.ports.shrink_to_fit();
+        service.virtual_ips.shrink_to_fit();
+        if let Some((name, _)) = self.services.get_key_value(&service.name) {
+            service.name = name.clone();
+        }
+        let Some((name, entry)) = self.services.get_prev(&service.name) else {
+            return;
+        };
+        service.name.share_namespace(name);
+        match &entry.service {
+            Some(before) if before.origins == service.origins => service.origins.clone_from(&before.origins),
+            _ => service.origins.shrink_to_fit(),
+        }
+    }
+
     fn insert(&mut self, resource: Resource, touched: &mut BTreeSet<ServiceName>) {
         match resource {
-            Resource::Service(service) => {
+            Resource::Service(mut service) => {
                 self.forget_virtual_ips(&service.name);
+                self.compact(&mut service);
+                let service = Arc::new(service);
                 for address in &service.virtual_ips {
-                    self.by_virtual_ip.insert(*address, service.name.clone());
+                    self.by_virtual_ip.insert(*address, Arc::clone(&service));
                 }
-                let name = service.name.clone();
-                self.entry(&name).service = Some(Arc::new(service));
+                self.entry(&service.name).service = Some(Arc::clone(&service));
             }
-            Resource::Endpoint(endpoint) => {
+            Resource::Endpoint(mut endpoint) => {
                 touched.insert(endpoint.service.clone());
+                if let Some((name, _)) = self.services.get_key_value(&endpoint.service) {
+                    endpoint.service = name.clone();
+                }
                 let name = endpoint.service.clone();
                 self.entry(&name)
                     .endpoints
@@ -264,7 +360,10 @@ impl View {
             return;
         };
         for address in &service.virtual_ips {
-            self.by_virtual_ip.remove(address);
+            // Another one may have been given the address in the same update.
+            if self.service_at(*address) == Some(name) {
+                self.by_virtual_ip.remove(address);
+            }
         }
     }
 }
@@ -329,6 +428,86 @@ mod tests {
         let second = first.updated(update(9, true, vec![Resource::Service(service("cart.shop"))], vec![]));
         assert_eq!(second.services().count(), 1);
         assert_eq!(second.held().revision, Revision(9));
+    }
+
+    fn endpoint(service: &str, id: &str) -> Resource {
+        Resource::Endpoint(Endpoint {
+            id: EndpointId::parse(id).expect("valid"),
+            service: ServiceName::parse(service).expect("valid"),
+            locality: super::super::Locality {
+                region: RegionId::parse("eu").expect("valid"),
+                zone: super::super::Zone::parse("a").expect("valid"),
+            },
+            cluster: ClusterId::parse("eu-1").expect("valid"),
+            address: IpAddr::from([10, 0, 0, 1]),
+            inbound_port: 15006,
+            state: super::super::EndpointState::Ready,
+            weight: 100,
+            capacity_rps: 0,
+            labels: std::collections::BTreeMap::new(),
+            identity: "spiffe://eu/ns/shop/sa/pay".parse().expect("valid"),
+            ports: vec![80],
+            unverified: false,
+            hostname: String::new(),
+        })
+    }
+
+    fn coverage(names: &[&str]) -> Coverage {
+        let names = names.iter().map(|name| ServiceName::parse(name).expect("valid"));
+        Coverage::Of(Arc::new(names.collect()))
+    }
+
+    #[test]
+    fn another_coverage_drops_endpoints_and_keeps_names() {
+        let upserts = vec![
+            Resource::Service(service("pay.shop")),
+            Resource::Service(service("cart.shop")),
+            endpoint("pay.shop", "ep-1"),
+            endpoint("cart.shop", "ep-2"),
+            endpoint("undefined.shop", "ep-3"),
+        ];
+        let count = |view: &View| -> usize { view.services().map(|(_, entry)| entry.endpoints.len()).sum() };
+        let all = View::default().updated(update(3, true, upserts, vec![]));
+        let pay = ServiceName::parse("pay.shop").expect("valid");
+        assert!(all.holds_endpoints_of(&pay) && count(&all) == 3);
+        let some = all.clone().covering(coverage(&["pay.shop", "cart.shop"]));
+        assert_eq!((count(&some), some.services().count()), (2, 2));
+        let none = some.covering(coverage(&["cart.shop", "later.shop"]));
+        assert!(!none.holds_endpoints_of(&pay));
+        assert_eq!((count(&none), none.services().count()), (1, 2));
+        assert_eq!(count(&none.covering(Coverage::All)), 1);
+        assert_eq!(count(&all), 3, "the older view is untouched");
+    }
+
+    #[test]
+    fn only_what_an_update_names_is_made_anew() {
+        let upserts: Vec<_> = (0..500)
+            .map(|n| endpoint("pay.shop", &format!("ep-{n}")))
+            .chain([
+                Resource::Service(service("pay.shop")),
+                Resource::Service(service("cart.shop")),
+            ])
+            .collect();
+        let first = View::default().updated(update(1, true, upserts, vec![]));
+        let second = first.updated(update(2, false, vec![endpoint("pay.shop", "ep-7")], vec![]));
+        let (pay, cart) = (service("pay.shop").name, service("cart.shop").name);
+        let shared = |name: &ServiceName| Arc::ptr_eq(&first.services[name], &second.services[name]);
+        assert!(shared(&cart) && !shared(&pay) && first.has_same_surroundings(&second));
+        let of =
+            |view: &View, id: &str| Arc::clone(&view.services[&pay].endpoints[&EndpointId::parse(id).expect("valid")]);
+        assert!(Arc::ptr_eq(&of(&first, "ep-8"), &of(&second, "ep-8")));
+    }
+
+    #[test]
+    fn an_address_that_moves_in_one_update_belongs_to_its_new_owner() {
+        let (pay, mut cart) = (service("pay.shop"), service("cart.shop"));
+        let first = View::default().updated(update(1, true, vec![Resource::Service(pay.clone())], vec![]));
+        cart.virtual_ips.clone_from(&pay.virtual_ips);
+        let mut moved = pay.clone();
+        moved.virtual_ips = super::super::virtual_ips(&pay.name, 1).to_vec();
+        let upserts = vec![Resource::Service(cart.clone()), Resource::Service(moved)];
+        let second = first.updated(update(2, false, upserts, vec![]));
+        assert_eq!(second.service_at(pay.virtual_ips[0]), Some(&cart.name));
     }
 
     #[test]

@@ -379,6 +379,7 @@ impl From<Update> for pb::Update {
             removed: update.removed.iter().map(Key::to_string).collect(),
             committed_at_ms: update.committed_at.map_or(0, |at| at.0),
             more: false,
+            interest: 0,
         }
     }
 }

@@ -14,7 +14,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    model::{Resource, View},
+    model::{Coverage, Resource, View},
     ops::Metrics,
     runtime::{Ready, clock},
     subscribe::Views,
@@ -102,6 +102,11 @@ pub fn view_json(view: &View) -> Value {
         "region": view.region().map(crate::model::RegionId::as_str),
         "incarnation": view.held().incarnation.to_string(),
         "revision": view.held().revision.0,
+        // Of which services the endpoints are below; null where of all.
+        "endpoints_of": match view.coverage() {
+            Coverage::All => Value::Null,
+            Coverage::Of(names) => json!(**names),
+        },
         "services": services,
         "endpoints": endpoints,
         "gateways": gateways,

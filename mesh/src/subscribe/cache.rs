@@ -126,8 +126,9 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Cached, CacheError> {
     };
     let update = pb::Update::decode(update).map_err(|error| content(error.into()))?;
     let update = Update::try_from(update).map_err(|error| content(error.into()))?;
+    let coverage = interest.as_ref().map(Interest::coverage).unwrap_or_default();
     Ok(Cached {
-        view: View::default().updated(update),
+        view: View::default().updated(update).covering(coverage),
         interest,
         saved_at,
     })
@@ -141,23 +142,32 @@ pub fn save(path: &Path, view: &View, interest: Option<&Interest>, now: Timestam
     let Some(region) = view.region().cloned() else {
         return Ok(());
     };
-    let update = pb::Update::from(Update {
+    let head = pb::Update::from(Update {
         region,
         held: view.held(),
         full: true,
-        upserts: view.resources().collect(),
+        upserts: Vec::new(),
         removed: Vec::new(),
         committed_at: None,
     });
-    let interest = interest.map_or_else(Vec::new, |interest| interest.to_wire().encode_to_vec());
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + interest.len() + update.encoded_len());
+    let interest = interest.map_or_else(Vec::new, |interest| interest.to_file().encode_to_vec());
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + interest.len() + head.encoded_len());
     bytes.extend(MAGIC);
     bytes.extend(FORMAT.to_le_bytes());
     bytes.extend([0; 4]);
     bytes.extend(now.0.to_le_bytes());
     bytes.extend(u32::try_from(interest.len()).unwrap_or(0).to_le_bytes());
     bytes.extend(interest);
-    bytes.extend(update.encode_to_vec());
+    bytes.extend(head.encode_to_vec());
+    // Encoded messages that follow each other are one message: so no second copy of the view is ever in memory.
+    for resource in view.resources() {
+        let one = pb::Update {
+            upserts: vec![resource.into()],
+            ..pb::Update::default()
+        };
+        // A growing vector takes all of it.
+        let _ = one.encode(&mut bytes);
+    }
     let sum = crc32fast::hash(&bytes[16..]);
     bytes[12..16].copy_from_slice(&sum.to_le_bytes());
     replace(path, &bytes).map_err(|source| CacheError::File {

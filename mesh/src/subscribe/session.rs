@@ -3,14 +3,7 @@
 
 mod meters;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use proto::registry::v1::{self as pb, watch_client::WatchClient, watch_request::Kind};
 use thiserror::Error;
@@ -19,10 +12,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
 use self::meters::Meters;
-use super::{Interest, Publisher, Views, cache};
+use super::{
+    Contact, Demand, Interest, Publisher, Views,
+    asked::{Asked, Unsure},
+    cache, demand,
+    keep::{Save, chain, keep},
+};
 use crate::{
     identity::{Expect, Identity, Role},
-    model::{Held, Revision, Timestamp, Update, View, WireError},
+    model::{Held, Revision, ServiceName, Timestamp, Update, View, WireError},
     net::grpc::{self, Credentials, DialError, Timeouts},
     ops::Metrics,
     runtime::{Backoff, OnExit, Pending, Ready, Tasks, clock},
@@ -43,7 +41,7 @@ pub struct Settings {
     pub addresses: Vec<String>,
     /// Who asks, for the operator.
     pub subscriber: String,
-    /// What the view shall hold.
+    /// What the view shall hold. With `names`, also the endpoints of the services that the view on disk was complete for.
     pub interest: Interest,
     /// The file that keeps the last view; none keeps nothing.
     pub cache: Option<PathBuf>,
@@ -79,34 +77,11 @@ pub struct Subscription {
     contact: Arc<Contact>,
 }
 
-/// When the registry was last known to agree with the view.
-#[derive(Debug)]
-struct Contact {
-    connected: AtomicBool,
-    /// Unix milliseconds; 0 = never.
-    heard_at: AtomicI64,
-}
-
-impl Contact {
-    fn age(&self, now: Timestamp) -> Option<Duration> {
-        if self.connected.load(Ordering::Relaxed) {
-            return Some(Duration::ZERO);
-        }
-        let heard_at = self.heard_at.load(Ordering::Relaxed);
-        (heard_at != 0).then(|| now.since(Timestamp(heard_at)))
-    }
-
-    fn connect(&self, connected: bool) {
-        self.heard_at.store(clock::wall().0, Ordering::Relaxed);
-        self.connected.store(connected, Ordering::Relaxed);
-    }
-}
-
 impl Subscription {
     /// Publishes the view on disk, if there is a good one, and keeps it current from then on. Blocks for the reading of the
     /// file. `ready` waits for the first view, which the one from disk is.
     #[must_use]
-    pub fn spawn(settings: Settings, identity: Identity, tasks: &Tasks, metrics: &Metrics, ready: &Ready) -> Self {
+    pub fn spawn(mut settings: Settings, identity: Identity, tasks: &Tasks, metrics: &Metrics, ready: &Ready) -> Self {
         let mut pending = Some(ready.hold("first view"));
         let cached = settings.cache.as_deref().and_then(|path| {
             cache::load(path).unwrap_or_else(|error| {
@@ -114,10 +89,7 @@ impl Subscription {
                 None
             })
         });
-        let contact = Arc::new(Contact {
-            connected: AtomicBool::new(false),
-            heard_at: AtomicI64::new(cached.as_ref().map_or(0, |cached| cached.saved_at.0)),
-        });
+        let contact = Arc::new(Contact::new(cached.as_ref().map(|cached| cached.saved_at)));
         let (view, complete_for) = match cached {
             None => (View::default(), None),
             Some(cached) => {
@@ -126,6 +98,10 @@ impl Subscription {
                 // Bundles from before this certificate was issued may be those of an authority that is no more.
                 if cached.saved_at >= identity.svid().not_before() {
                     identity.replace_bundles(cached.view.bundles().values().cloned());
+                }
+                if let (true, Some(before)) = (settings.interest.names, &cached.interest) {
+                    // What was in use goes on being in use.
+                    settings.interest.services.extend(before.services.iter().cloned());
                 }
                 (cached.view, cached.interest)
             }
@@ -143,7 +119,7 @@ impl Subscription {
             identity,
             publisher,
             wanted,
-            complete_for,
+            asked: Asked::new(complete_for),
             saves,
             contact: Arc::clone(&contact),
             pending,
@@ -182,7 +158,14 @@ impl Subscription {
     /// Whether the stream stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.contact.connected.load(Ordering::Relaxed)
+        self.contact.is_connected()
+    }
+
+    /// What decides by use which endpoints the view holds. `pinned` services are never let go of.
+    #[must_use]
+    pub fn demand(&self, settings: demand::Settings, pinned: BTreeSet<ServiceName>, metrics: &Metrics) -> Demand {
+        let (views, interest) = (self.views.clone(), self.interest.clone());
+        Demand::new(settings, pinned, views, interest, Arc::clone(&self.contact), metrics)
     }
 
     /// How long ago the registry last agreed with the view; zero while connected, none when it never did.
@@ -207,6 +190,8 @@ enum SessionError {
     TooLarge,
     #[error("registry sent a delta of another incarnation than the held one")]
     OtherIncarnation,
+    #[error("registry sent a delta that may lack what is not held here")]
+    Unsure,
     #[error("node is at revision {theirs}, behind the held {held}")]
     Behind { theirs: Revision, held: Revision },
 }
@@ -223,16 +208,25 @@ impl From<tonic::Status> for SessionError {
     }
 }
 
-/// What the cache shall write next.
-type Save = Option<(Arc<View>, Option<Interest>)>;
+impl From<Unsure> for SessionError {
+    fn from(Unsure: Unsure) -> Self {
+        Self::Unsure
+    }
+}
+
+/// An update of which chunks are still to come.
+struct Building {
+    view: View,
+    records: usize,
+    full: bool,
+}
 
 struct Follower {
     settings: Settings,
     identity: Identity,
     publisher: Publisher,
     wanted: watch::Receiver<Interest>,
-    /// The interest that the published view satisfies; none = ask for a snapshot.
-    complete_for: Option<Interest>,
+    asked: Asked,
     saves: watch::Sender<Save>,
     contact: Arc<Contact>,
     pending: Option<Pending>,
@@ -263,7 +257,7 @@ impl Follower {
         loop {
             let before = self.publisher.current().held();
             let Err(error) = self.session().await;
-            if self.contact.connected.load(Ordering::Relaxed) {
+            if self.contact.is_connected() {
                 self.contact.connect(false);
                 self.meters.connected.set(0.0);
                 self.meters.ended.increment(1);
@@ -289,15 +283,17 @@ impl Follower {
         let channel = grpc::connect_any(&self.settings.addresses, &credentials, &expect, timeouts).await?;
         let mut client = WatchClient::new(channel).max_decoding_message_size(grpc::MESSAGE_BYTES_MAX);
 
-        let mut interest = self.wanted.borrow_and_update().clone();
+        let interest = self.wanted.borrow_and_update().clone();
+        let opening = self.asked.open(interest.clone());
         let view = self.publisher.current();
-        let resumes = view.region().is_some() && self.complete_for.as_ref() == Some(&interest);
+        let resumes = view.region().is_some() && opening.resumes;
         let (requests, outgoing) = mpsc::channel(ACKS_MAX);
         let start = pb::Start {
-            interest: Some(interest.to_wire()),
+            interest: Some(interest.to_wire(opening.sequence)),
             held: resumes.then(|| view.held().into()),
             subscriber: self.settings.subscriber.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            shown: opening.shown.filter(|_| resumes).map(|shown| shown.to_wire(0)),
         };
         drop(view);
         // The queue is new and its reader lives in the call below.
@@ -307,31 +303,26 @@ impl Follower {
         let stream = tokio::time::timeout(self.settings.connect_timeout * 2, stream).await;
         let mut updates = stream.map_err(|_| SessionError::Closed)??.into_inner();
 
-        let mut building: Option<(View, usize)> = None;
+        let mut building: Option<Building> = None;
         loop {
             let update = tokio::select! {
                 update = updates.message() => update?.ok_or(SessionError::Closed)?,
-                Ok(()) = self.wanted.changed() => {
-                    interest = self.wanted.borrow_and_update().clone();
-                    // Which update brings what it adds is not said, so that the next stream starts from a snapshot.
-                    self.complete_for = None;
-                    let message = request(Kind::Interest(interest.to_wire()));
+                Ok(()) = self.wanted.changed(), if self.asked.may_change() => {
+                    let interest = self.wanted.borrow_and_update().clone();
+                    let sequence = self.asked.change(interest.clone());
+                    let message = request(Kind::Interest(interest.to_wire(sequence)));
                     requests.send(message).await.map_err(|_| SessionError::Closed)?;
                     continue;
                 }
             };
-            if !self.contact.connected.load(Ordering::Relaxed) {
+            if !self.contact.is_connected() {
                 info!(subscriber = %self.settings.subscriber, "subscribed");
                 self.meters.connected.set(1.0);
             }
             self.contact.connect(true);
-            let full = update.full && building.is_none();
-            let is_empty = update.upserts.is_empty() && update.removed.is_empty() && building.is_none() && !full;
-            if let Some(applied) = self.apply(update, &mut building)? {
-                if full {
-                    self.complete_for = Some(interest.clone());
-                }
-                self.publish(applied, !is_empty);
+            let is_empty = update.upserts.is_empty() && update.removed.is_empty() && building.is_none() && !update.full;
+            if let Some((applied, widened)) = self.apply(update, &mut building)? {
+                self.publish(applied, !is_empty || widened);
                 let ack = pb::Ack {
                     held: Some(self.publisher.current().held().into()),
                     applied_at_ms: clock::wall().0,
@@ -342,34 +333,36 @@ impl Follower {
         }
     }
 
-    /// Adds a chunk; gives the next view at the last one.
+    /// Adds a chunk; at the last one gives the next view, and whether it is complete for another interest than the one before.
     fn apply(
         &mut self,
         mut update: pb::Update,
-        building: &mut Option<(View, usize)>,
-    ) -> Result<Option<View>, SessionError> {
-        let (more, full, committed_at) = (update.more, update.full, update.committed_at_ms);
+        building: &mut Option<Building>,
+    ) -> Result<Option<(View, bool)>, SessionError> {
+        let (more, made_for, committed_at) = (update.more, update.interest, update.committed_at_ms);
         let current = self.publisher.current();
         if building.is_none() {
             self.check_position(&update, &current)?;
         }
-        let (base, before) = match building.take() {
+        let (base, before, full) = match building.take() {
             // Later chunks of a snapshot add to the first one.
-            Some((view, records)) => {
+            Some(building) => {
                 update.full = false;
-                (Arc::new(view), records)
+                (Arc::new(building.view), building.records, building.full)
             }
-            None => (current, 0),
+            None => (current, 0, update.full),
         };
         let records = before + update.upserts.len() + update.removed.len();
         if records > RECORDS_MAX {
             return Err(SessionError::TooLarge);
         }
-        let next = base.updated(Update::try_from(update)?);
+        let view = base.updated(Update::try_from(update)?);
         if more {
-            *building = Some((next, records));
+            *building = Some(Building { view, records, full });
             return Ok(None);
         }
+        let widened = self.asked.heard(made_for, full)?;
+        let next = view.covering(self.asked.coverage());
         if full {
             self.meters.snapshots.increment(1);
         } else {
@@ -379,7 +372,7 @@ impl Follower {
             let lag = clock::wall().since(Timestamp(committed_at));
             self.meters.applied.record(lag.as_secs_f64());
         }
-        Ok(Some(next))
+        Ok(Some((next, widened)))
     }
 
     fn check_position(&mut self, update: &pb::Update, current: &View) -> Result<(), SessionError> {
@@ -398,7 +391,7 @@ impl Follower {
             if update.full {
                 return Ok(());
             }
-            self.complete_for = None;
+            self.asked.forget();
             return Err(SessionError::OtherIncarnation);
         }
         if held.revision < own.revision {
@@ -411,7 +404,7 @@ impl Follower {
             }
             if !update.full {
                 // Whatever happened there, only a snapshot can be right.
-                self.complete_for = None;
+                self.asked.forget();
                 return Err(SessionError::OtherIncarnation);
             }
         }
@@ -427,7 +420,7 @@ impl Follower {
         self.publisher.publish(view);
         if worth_a_write {
             self.saves
-                .send_replace(Some((self.publisher.current(), self.complete_for.clone())));
+                .send_replace(Some((self.publisher.current(), self.asked.complete_for().cloned())));
         }
         self.pending = None;
     }
@@ -435,51 +428,4 @@ impl Follower {
 
 fn request(kind: Kind) -> pb::WatchRequest {
     pb::WatchRequest { kind: Some(kind) }
-}
-
-/// Writes the newest view, at most once an interval, and once more at the end.
-async fn keep(path: PathBuf, interval: Duration, mut saves: watch::Receiver<Save>, tasks: Tasks) {
-    let stop = tasks.stop().clone();
-    loop {
-        let stopping = tokio::select! {
-            () = stop.ordered() => true,
-            changed = saves.changed() => changed.is_err(),
-        };
-        // The writer is gone when the stop was ordered; what it left is then still to be written.
-        if !stopping || saves.has_changed().unwrap_or(true) {
-            let save = saves.borrow_and_update().clone();
-            write(&path, save).await;
-        }
-        if stopping {
-            return stop.ordered().await;
-        }
-        tokio::select! {
-            () = stop.ordered() => {}
-            () = tokio::time::sleep(interval) => {}
-        }
-    }
-}
-
-async fn write(path: &std::path::Path, save: Save) {
-    let Some((view, interest)) = save else { return };
-    let path = path.to_owned();
-    let now = clock::wall();
-    let written = tokio::task::spawn_blocking(move || cache::save(&path, &view, interest.as_ref(), now)).await;
-    match written {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(error = %chain(&error), "view not kept on disk"),
-        Err(error) => warn!(%error, "view not kept on disk"),
-    }
-}
-
-/// An error with its causes, for one line of a log.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

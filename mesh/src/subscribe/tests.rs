@@ -1,6 +1,7 @@
 //! A registry in this process that says what a test wants it to say, and the agents against it over real sockets.
 
 mod lease;
+mod memory;
 mod stream;
 
 use std::{future::Future, sync::Arc, time::Duration};

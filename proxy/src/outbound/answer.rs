@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use mesh::model::Locality;
+use mesh::{model::Locality, subscribe::demand::EndpointsUnknown};
 
 use crate::hop::{body::Carried, headers::REASON};
 
@@ -16,6 +16,8 @@ pub(crate) enum Refusal {
     Bad(String),
     /// It names nothing that the mesh knows.
     Unknown(String),
+    /// It names a service that was not used before, and its endpoints did not come.
+    EndpointsUnknown(EndpointsUnknown),
     /// The port does not speak HTTP.
     NotHttp(String),
     /// It went round in a circle.
@@ -58,6 +60,7 @@ impl Refusal {
         match self {
             Self::Bad(_) => (StatusCode::BAD_REQUEST, "bad-request", 3),
             Self::Unknown(_) => (StatusCode::NOT_FOUND, "unknown-service", 5),
+            Self::EndpointsUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "endpoints-unknown", 14),
             Self::NotHttp(_) => (StatusCode::BAD_REQUEST, "not-http", 3),
             Self::Loop => (StatusCode::LOOP_DETECTED, "loop", 13),
             Self::OverQuota { .. } => (StatusCode::TOO_MANY_REQUESTS, "over-quota", 8),
@@ -78,6 +81,7 @@ impl Refusal {
         match self {
             Self::Bad(fault) => format!("isthmus: bad request: {fault}\n"),
             Self::Unknown(fault) | Self::NotHttp(fault) | Self::NoUpgrade(fault) => format!("isthmus: {fault}\n"),
+            Self::EndpointsUnknown(unknown) => format!("isthmus: {unknown}\nnext: isthmus status\n"),
             Self::Loop => "isthmus: the request went round in a circle of proxies\n".to_owned(),
             Self::OverQuota { after, tenant } => {
                 format!(

@@ -29,6 +29,7 @@ use super::{
     pool::Lane,
     record::{Clock, Record},
     route::{GatewayRef, Member, Meters, PreparedTier, Route},
+    seek::Missing,
 };
 
 /// Most authorities that are prepared; others are answered all the same, at the price of preparing them each time.
@@ -86,6 +87,8 @@ pub(crate) struct Balancer {
     pub(crate) health: Arc<Health>,
     metrics: Metrics,
     routes: ArcSwap<HashMap<Box<str>, Arc<Route>>>,
+    /// The view by which routes were made anew last.
+    renewed_by: ArcSwap<View>,
     /// Guards the tables that routes are made of; held while one route is made, never while a request is served from a
     /// prepared one.
     board: Mutex<Board>,
@@ -108,17 +111,18 @@ impl Balancer {
             health,
             metrics,
             routes: ArcSwap::default(),
+            renewed_by: ArcSwap::default(),
             board: Mutex::default(),
         }
     }
 
     /// The route of an authority, prepared or made now.
-    pub(crate) fn route(&self, authority: &str) -> Result<Arc<Route>, TargetError> {
+    pub(crate) fn route(&self, authority: &str) -> Result<Arc<Route>, Missing> {
         if let Some(route) = self.routes.load().get(authority) {
             return Ok(Arc::clone(route));
         }
         let view = self.views.load();
-        let target = matcher::resolve(authority, &view, &self.namespace)?;
+        let target = self.resolve(authority, &view)?;
         let route = Arc::new(self.prepare(&view, target));
         self.routes.rcu(|old| {
             let mut new = HashMap::clone(old);
@@ -128,6 +132,16 @@ impl Balancer {
             new
         });
         Ok(route)
+    }
+
+    /// What an authority means, where the view can tell where it leads.
+    fn resolve(&self, authority: &str, view: &View) -> Result<Target, Missing> {
+        let target = matcher::resolve(authority, view, &self.namespace)?;
+        if view.holds_endpoints_of(&target.service) {
+            Ok(target)
+        } else {
+            Err(Missing::Endpoints(target.service))
+        }
     }
 
     /// All prepared routes.
@@ -140,13 +154,20 @@ impl Balancer {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes all routes anew. Returns whether time alone will change any of them.
-    pub(crate) fn renew(&self) -> bool {
+    /// Makes routes anew: those that a new view changes, or all where health changed. Returns whether time alone will change
+    /// any of them.
+    pub(crate) fn renew(&self, health_changed: bool) -> bool {
         let view = self.views.load();
+        let before = self.renewed_by.swap(Arc::clone(&view));
+        let same_surroundings = !health_changed && view.has_same_surroundings(&before);
         let old = self.routes.load_full();
         let mut renewed: HashMap<Box<str>, Option<Arc<Route>>> = HashMap::new();
         for (authority, route) in old.iter() {
-            let next = matcher::resolve(authority, &view, &self.namespace).ok().map(|target| {
+            if view.holds_endpoints_of(&route.target.service) && route.stands(&view, same_surroundings) {
+                renewed.insert(authority.clone(), Some(Arc::clone(route)));
+                continue;
+            }
+            let next = self.resolve(authority, &view).ok().map(|target| {
                 let next = self.prepare(&view, target);
                 next.requests
                     .store(route.requests.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -184,7 +205,8 @@ impl Balancer {
         board.lanes.retain(|(id, _), _| used.contains(id));
         let known: HashSet<_> = view.gateways().map(|gateway| gateway.id.clone()).collect();
         board.gateways.retain(|id, _| known.contains(id));
-        board.memory.retain(|service, _| view.service(service).is_some());
+        let held = |service: &ServiceName| view.service(service).is_some() && view.holds_endpoints_of(service);
+        board.memory.retain(|service, _| held(service));
     }
 
     fn prepare(&self, view: &View, target: Target) -> Route {
@@ -220,6 +242,7 @@ impl Balancer {
         let unsettled = recovering || plan_is_unsettled(&plan) || view.overrides(clock::wall()).next().is_some();
         let mut route = board.route(self, view, target, plan);
         route.unsettled = unsettled;
+        route.entry = Some(Arc::clone(entry));
         route
     }
 
@@ -237,11 +260,11 @@ impl Balancer {
     }
 
     /// Why requests to an authority go where they go.
-    pub(crate) fn explain(&self, authority: &str) -> Result<Explanation, TargetError> {
+    pub(crate) fn explain(&self, authority: &str) -> Result<Explanation, Missing> {
         let view = self.views.load();
-        let target = matcher::resolve(authority, &view, &self.namespace)?;
+        let target = self.resolve(authority, &view)?;
         let Some((_, entry)) = view.service(&target.service) else {
-            return Err(TargetError::Unknown(target.service));
+            return Err(TargetError::Unknown(target.service).into());
         };
         let board = self.board();
         let evidence = Seeing {
@@ -337,6 +360,7 @@ impl Board {
         let reserve = plan.reserve.iter().map(&mut member).collect();
         Route {
             target,
+            entry: None,
             level: plan.level,
             tiers,
             reserve,

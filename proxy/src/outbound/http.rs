@@ -98,10 +98,7 @@ async fn route(shared: &Arc<Shared>, mut parts: Parts, body: Incoming, authority
         .meter
         .admit(now)
         .map_err(|(after, tenant)| Refusal::OverQuota { after, tenant })?;
-    let route = shared
-        .balancer
-        .route(authority)
-        .map_err(|fault| Refusal::Unknown(fault.to_string()))?;
+    let route = shared.route(authority).await?;
     if !route.target.protocol.is_http() {
         let label = route.label();
         return Err(Refusal::NotHttp(format!(

@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use mesh::{
-    model::{Endpoint, Gateway, RegionId, ServiceName},
+    model::{Endpoint, Gateway, RegionId, ServiceEntry, ServiceName, View},
     ops::Metrics,
     route::{Level, Target, pick},
 };
@@ -101,6 +101,8 @@ pub(crate) struct PreparedTier {
 /// Where requests for one authority go.
 pub(crate) struct Route {
     pub(crate) target: Target,
+    /// What it was made of.
+    pub(crate) entry: Option<Arc<ServiceEntry>>,
     pub(crate) level: Level,
     pub(crate) tiers: Vec<PreparedTier>,
     /// For when all of the tiers failed, better ones first.
@@ -116,6 +118,7 @@ impl Route {
     pub(crate) fn nobody(target: Target) -> Self {
         Self {
             target,
+            entry: None,
             level: Level::Nobody,
             tiers: Vec::new(),
             reserve: Vec::new(),
@@ -132,6 +135,18 @@ impl Route {
     /// All endpoints that may be used.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.tiers.iter().flat_map(|tier| &tier.members).chain(&self.reserve)
+    }
+
+    /// Whether making it anew would give the same: its service has not changed, nor what else the plan depends on, nor does
+    /// time alone change it.
+    pub(crate) fn stands(&self, view: &View, same_surroundings: bool) -> bool {
+        let made_of = || Some((self.entry.as_ref()?, view.service(&self.target.service)?.1));
+        same_surroundings && !self.unsettled && made_of().is_some_and(|(old, new)| Arc::ptr_eq(old, new))
+    }
+
+    /// Whether it carries something now.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.members().any(|member| member.record.in_flight() > 0)
     }
 
     /// Picks whom to try next. `far` prefers a tier that none of `tried` is of.

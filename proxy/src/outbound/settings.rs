@@ -1,11 +1,12 @@
 //! Settings of the outbound side.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use mesh::{
     model::{RegionId, ServiceName},
     ops::Section,
     route::{Pace, eject},
+    subscribe::{Interest, demand},
 };
 
 /// A listener of its own for one upstream: for opaque TCP, where no Host says whom it is for.
@@ -30,6 +31,14 @@ pub struct Settings {
     pub connections_max: usize,
     /// Listeners for single upstreams. Default none.
     pub upstreams: Vec<Upstream>,
+    /// Services whose endpoints are held from the start, so that even a first call works while the registry is away. Those of
+    /// `upstreams` always are. Default none.
+    pub services: Vec<ServiceName>,
+    /// Holds the endpoints of all services, at the price of memory and of hearing every change. Default false: of those that
+    /// are used.
+    pub everything: bool,
+    /// When the endpoints of a service are asked for and let go of.
+    pub demand: demand::Settings,
     /// Regions in the order in which they stand in for the own one; the others follow by round trip. Default none.
     pub failover: Vec<RegionId>,
     /// For TCP and then again for TLS, at each try. Default 1 s, so that a black hole is left quickly.
@@ -65,6 +74,9 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 15001)),
             connections_max: 10_000,
             upstreams: Vec::new(),
+            services: Vec::new(),
+            everything: false,
+            demand: demand::Settings::default(),
             failover: Vec::new(),
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(15),
@@ -88,11 +100,14 @@ impl Settings {
     #[must_use]
     pub fn read(section: &Section, upstreams: &[Section]) -> Self {
         let default = Self::default();
-        let eject = section.section("eject");
+        let (eject, demand) = (section.section("eject"), section.section("demand"));
         let settings = Self {
             listen: section.or("listen", default.listen),
             connections_max: section.or("connections_max", default.connections_max),
             upstreams: upstreams.iter().filter_map(read_upstream).collect(),
+            services: section.or("services", default.services),
+            everything: section.or("everything", default.everything),
+            demand: demand::Settings::read(&demand),
             failover: section.or("failover", default.failover),
             connect_timeout: section.or("connect_timeout", default.connect_timeout),
             request_timeout: section.or("request_timeout", default.request_timeout),
@@ -115,8 +130,26 @@ impl Settings {
             },
         };
         eject.finish_section();
+        demand.finish_section();
         settings.check(section, upstreams);
         settings
+    }
+
+    /// The services that are wanted from the start and never let go of.
+    #[must_use]
+    pub fn pinned(&self) -> BTreeSet<ServiceName> {
+        let upstreams = self.upstreams.iter().map(|upstream| &upstream.service);
+        upstreams.chain(&self.services).cloned().collect()
+    }
+
+    /// What the view shall hold at first.
+    #[must_use]
+    pub fn interest(&self) -> Interest {
+        if self.everything {
+            Interest::everything()
+        } else {
+            Interest::names(self.pinned())
+        }
     }
 
     fn check(&self, section: &Section, upstreams: &[Section]) {
@@ -152,7 +185,14 @@ impl Settings {
                 format!("is shorter than eject.base ({:?})", self.eject.base),
             );
         }
-        let mut taken = std::collections::BTreeSet::from([self.listen]);
+        let (pinned, max) = (self.pinned().len(), self.demand.services_max);
+        if pinned > max {
+            section.fault(
+                "services",
+                format!("and the upstreams name {pinned} services, more than demand.services_max ({max})"),
+            );
+        }
+        let mut taken = BTreeSet::from([self.listen]);
         for upstream in upstreams {
             if let Some(listen) = upstream.optional::<SocketAddr>("listen")
                 && listen.port() != 0
@@ -188,7 +228,8 @@ mod tests {
     #[test]
     fn all_faults_are_noted() {
         let file = Section::parse(
-            "[outbound]\nconnect_timeout = '0s'\nretry_ratio = 2\ntypo = 1\n[outbound.eject]\nmax = '1s'\n\
+            "[outbound]\nconnect_timeout = '0s'\nretry_ratio = 2\ntypo = 1\nservices = ['a.b', 'c.d']\n[outbound.eject]\n\
+             max = '1s'\n[outbound.demand]\nwait = '6s'\nservices_max = 1\n\
              [[upstream]]\nlisten = '127.0.0.1:5432'\nservice = 'db'\n",
         )
         .expect("TOML");
@@ -201,6 +242,8 @@ mod tests {
             "outbound.retry_ratio",
             "outbound.typo: is unknown",
             "outbound.eject.max",
+            "outbound.demand.wait",
+            "outbound.services",
             "upstream[0].service",
             "upstream[0].port: is missing",
         ] {

@@ -1,9 +1,9 @@
 //! What goes on beside requests: routes are made anew when the view or a health changes, ejected endpoints and gateways
-//! are tried, pools are tidied, and connections whose far side is no longer vouched for are cut.
+//! are tried, pools are tidied, the services in use are told, and connections whose far side is no longer vouched for are cut.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use mesh::runtime::OnExit;
+use mesh::{model::ServiceName, runtime::OnExit};
 use tracing::{debug, info};
 
 use super::{
@@ -27,8 +27,10 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut tidy = tokio::time::interval(TIDY);
     // A publisher that is gone leaves the last view good; then there is nothing more to hear from it.
     let (mut hears_views, mut hears_bundles) = (true, true);
+    let mut counts = HashMap::new();
+    let mut health_changed = true;
     loop {
-        let unsettled = shared.balancer.renew();
+        let unsettled = shared.balancer.renew(std::mem::take(&mut health_changed));
         try_what_is_due(&shared);
         tokio::select! {
             () = stop.ordered() => return,
@@ -40,18 +42,39 @@ pub(crate) async fn run(shared: Arc<Shared>) {
                 Err(_) => hears_views = false,
             },
             changed = generation.changed(), if hears_bundles => match changed {
-                Ok(()) => sweep(&shared),
+                Ok(()) => {
+                    sweep(&shared);
+                    health_changed = true;
+                }
                 Err(_) => hears_bundles = false,
             },
-            () = shared.health.wake.notified() => tokio::time::sleep(GATHER).await,
+            () = shared.health.wake.notified() => {
+                tokio::time::sleep(GATHER).await;
+                health_changed = true;
+            }
             () = tokio::time::sleep(STEP), if unsettled => {}
             _ = tidy.tick() => {
                 for lane in shared.balancer.lanes() {
                     lane.tidy(&shared.pool);
                 }
+                shared.demand.used(in_use(&shared, &mut counts));
             }
         }
     }
+}
+
+/// The services that carried something since the last time.
+fn in_use(shared: &Shared, counts: &mut HashMap<Box<str>, u64>) -> Vec<ServiceName> {
+    let routes = shared.balancer.routes();
+    counts.retain(|authority, _| routes.contains_key(authority));
+    let mut used = Vec::new();
+    for (authority, route) in routes.iter() {
+        let requests = route.requests.load(Ordering::Relaxed);
+        if counts.insert(authority.clone(), requests) != Some(requests) || route.is_busy() {
+            used.push(route.target.service.clone());
+        }
+    }
+    used
 }
 
 fn sweep(shared: &Shared) {

@@ -17,7 +17,6 @@ use super::{
     dial::Opened,
     http::{Answer, empty},
     record::InFlight,
-    route::Route,
 };
 use crate::hop::relay::relay;
 
@@ -60,8 +59,7 @@ async fn open(shared: &Arc<Shared>, authority: &str) -> Result<(Opened, InFlight
         .meter
         .admit(now)
         .map_err(|(after, tenant)| Refusal::OverQuota { after, tenant })?;
-    let route = shared.balancer.route(authority);
-    let route: Arc<Route> = route.map_err(|fault| Refusal::Unknown(fault.to_string()))?;
+    let route = shared.route(authority).await?;
     route.requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let (opened, member) = connect_bytes(shared, &route).await?;
     shared.health.succeeded(&member.record, now);

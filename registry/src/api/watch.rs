@@ -32,7 +32,7 @@ const REQUEST_BYTES_MAX: usize = 2 << 20;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages between the subscriber and its connection; when it is full, changes are merged instead.
 const OUT_MAX: usize = 2;
-/// Most services of one interest: a workload that calls more watches everything.
+/// Most services of one interest; a proxy bounds what it wants far below.
 const INTEREST_SERVICES_MAX: usize = 10_000;
 
 /// The service.
@@ -84,7 +84,10 @@ impl Watch for WatchService {
         let Some(Kind::Start(start)) = start.and_then(|request| request.kind) else {
             return Err(Status::invalid_argument("the first message must be start"));
         };
-        let scope = scope(start.interest.unwrap_or_default(), role)?;
+        let interest = start.interest.unwrap_or_default();
+        let sequence = interest.sequence;
+        let scope = scope(interest, role)?;
+        let shown = start.shown.map(|shown| self::scope(shown, role)).transpose()?;
         let ticket = self
             .hub
             .subscribers()
@@ -92,10 +95,15 @@ impl Watch for WatchService {
             .ok_or_else(|| {
                 Status::resource_exhausted("this node has as many subscribers as it takes; ask another node")
             })?;
+        let held = start.held.map(Into::into);
         let stream = Stream {
-            subscriber: Subscriber::new(&self.hub, scope, start.held.map(Into::into)),
+            subscriber: match shown {
+                Some(shown) => Subscriber::resumed(&self.hub, scope, held, shown),
+                None => Subscriber::new(&self.hub, scope, held),
+            },
             ticket,
             role,
+            sequence,
             hangup,
             turns: self.turns.of(caller.and_then(|caller| caller.id)),
             slow_max: self.slow_max,
@@ -132,7 +140,7 @@ fn admit(caller: Option<&Caller>, state: &State) -> Result<Option<Role>, Status>
 fn scope(interest: pb::Interest, role: Option<Role>) -> Result<Scope, Status> {
     let bad = |fault: String| Status::invalid_argument(format!("interest: {fault}"));
     let kinds = [
-        interest.everything,
+        interest.everything || interest.names,
         !interest.services.is_empty(),
         !interest.exported_by_cluster.is_empty(),
     ];
@@ -144,30 +152,41 @@ fn scope(interest: pb::Interest, role: Option<Role>) -> Result<Scope, Status> {
             "a gateway watches exported_by_cluster: it needs nothing else",
         ));
     }
-    if interest.everything {
+    if interest.everything && !interest.names {
         return Ok(Scope::Everything);
     }
     if !interest.exported_by_cluster.is_empty() {
         let cluster = ClusterId::parse(&interest.exported_by_cluster).map_err(|error| bad(error.to_string()))?;
         return Ok(Scope::ExportedByCluster(cluster));
     }
-    if interest.services.len() > INTEREST_SERVICES_MAX {
+    let services = if interest.names {
+        &interest.endpoints_of
+    } else {
+        &interest.services
+    };
+    if services.len() > INTEREST_SERVICES_MAX {
         return Err(bad(format!(
             "{} services are more than {INTEREST_SERVICES_MAX}; watch everything",
-            interest.services.len()
+            services.len()
         )));
     }
-    let names = interest.services.iter().map(|name| ServiceName::parse(name));
-    let names = names
+    let parsed = services.iter().map(|name| ServiceName::parse(name));
+    let services = parsed
         .collect::<Result<_, _>>()
         .map_err(|error| bad(error.to_string()))?;
-    Ok(Scope::Services(names))
+    Ok(if interest.names {
+        Scope::Names(services)
+    } else {
+        Scope::Services(services)
+    })
 }
 
 struct Stream {
     subscriber: Subscriber,
     ticket: Ticket,
     role: Option<Role>,
+    /// Of the interest that updates are made for.
+    sequence: u64,
     hangup: Hangup,
     turns: CallersTurns,
     slow_max: Duration,
@@ -200,7 +219,7 @@ impl Stream {
                         return Err(Status::unavailable("this node stops; ask another one"));
                     };
                     let (held, committed_at) = (update.held, update.committed_at);
-                    let sent = tokio::time::timeout(self.slow_max, send(update, out)).await;
+                    let sent = tokio::time::timeout(self.slow_max, send(update, self.sequence, out)).await;
                     let Ok(sent) = sent else {
                         self.ticket.cut();
                         self.hangup.cut();
@@ -218,7 +237,10 @@ impl Stream {
 
     fn hear(&mut self, request: pb::WatchRequest) -> Result<(), Status> {
         match request.kind {
-            Some(Kind::Interest(interest)) => self.subscriber.set_scope(scope(interest, self.role)?),
+            Some(Kind::Interest(interest)) => {
+                self.sequence = interest.sequence;
+                self.subscriber.set_scope(scope(interest, self.role)?);
+            }
             Some(Kind::Ack(ack)) => {
                 let held = ack.held.unwrap_or_default();
                 self.ticket.acknowledged(held.into(), Timestamp(ack.applied_at_ms));
@@ -232,8 +254,9 @@ impl Stream {
 }
 
 /// Hands an update over, as fast as it is read; none when the reader is gone.
-async fn send(update: Update, out: &mpsc::Sender<Result<pb::Update, Status>>) -> Option<()> {
-    for chunk in chunks(update) {
+async fn send(update: Update, made_for: u64, out: &mpsc::Sender<Result<pb::Update, Status>>) -> Option<()> {
+    for mut chunk in chunks(update) {
+        chunk.interest = made_for;
         out.send(Ok(chunk)).await.ok()?;
     }
     Some(())
@@ -295,6 +318,15 @@ mod tests {
         let code = |interest: &pb::Interest, role| scope(interest.clone(), role).map_err(|status| status.code());
         assert_eq!(code(&everything, None), Ok(Scope::Everything));
         assert!(matches!(code(&services, None), Ok(Scope::Services(names)) if names.len() == 1));
+        // `everything` comes with it for registries that know no names.
+        let names = pb::Interest {
+            everything: true,
+            names: true,
+            endpoints_of: vec!["pay.shop".into()],
+            ..pb::Interest::default()
+        };
+        assert!(matches!(code(&names, None), Ok(Scope::Names(names)) if names.len() == 1));
+        assert_eq!(code(&names, Some(Role::Gateway)), Err(tonic::Code::PermissionDenied));
         assert!(matches!(
             code(&cluster, Some(Role::Gateway)),
             Ok(Scope::ExportedByCluster(_))

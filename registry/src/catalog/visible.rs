@@ -157,6 +157,11 @@ impl State {
             .chain(endpoints.map(|endpoint| Key::Endpoint(name.clone(), endpoint.id.clone())))
     }
 
+    /// Keys of all services that are defined.
+    pub fn names(&self) -> impl Iterator<Item = Key> + '_ {
+        self.definitions.keys().cloned().map(Key::Service)
+    }
+
     /// Every key that there is.
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         let endpoints = self.all_endpoints();

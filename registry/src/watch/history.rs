@@ -61,14 +61,10 @@ impl History {
         if held < self.floor {
             return None;
         }
-        // Revisions grow, so the newer ones are at the back.
-        let newer = self
-            .entries
-            .iter()
-            .rev()
-            .take_while(|entry| entry.revision > held)
-            .count();
-        Some(self.entries.iter().skip(self.entries.len() - newer))
+        // Revisions grow, so the newer ones are at the back: what is older costs nothing.
+        let newest_first = self.entries.iter().rev();
+        let newer: Vec<_> = newest_first.take_while(|entry| entry.revision > held).collect();
+        Some(newer.into_iter().rev())
     }
 
     /// The oldest revision that can be resumed from.

@@ -14,6 +14,9 @@ pub enum Scope {
     Everything,
     /// These services; gateways, bundles, shares, overrides and regions come along.
     Services(BTreeSet<ServiceName>),
+    /// All that is visible in the region but endpoints; of these only those of the services. What a proxy wants: names are
+    /// few and small, endpoints are many and change.
+    Names(BTreeSet<ServiceName>),
     /// What the gateways of a cluster need: the cluster's endpoints of exported services.
     ExportedByCluster(ClusterId),
     /// What a peer region may see: this region's own records only, as far as they are exported to it.
@@ -25,8 +28,8 @@ impl Scope {
     #[must_use]
     pub fn resource(&self, state: &State, key: &Key) -> Option<Resource> {
         match self {
-            Self::Everything | Self::Services(_) if !self.is_wanted(key) => None,
-            Self::Everything | Self::Services(_) => state.resource(key),
+            Self::Everything | Self::Services(_) | Self::Names(_) if !self.is_wanted(key) => None,
+            Self::Everything | Self::Services(_) | Self::Names(_) => state.resource(key),
             Self::ExportedByCluster(cluster) => state.admitted_by(cluster, key),
             Self::ExportedTo(peer) => {
                 let (resource, audience) = state.exported(key)?;
@@ -38,17 +41,26 @@ impl Scope {
     /// Whether such a key concerns a subscriber inside the region.
     fn is_wanted(&self, key: &Key) -> bool {
         match (self, key) {
-            (Self::Services(names), Key::Service(name) | Key::Endpoint(name, _)) => names.contains(name),
+            (Self::Services(names), Key::Service(name) | Key::Endpoint(name, _))
+            | (Self::Names(names), Key::Endpoint(name, _)) => names.contains(name),
             // Quotas in full are for peers; proxies get shares.
             (_, Key::Tenant(_)) => false,
             _ => true,
         }
     }
 
+    /// No where a look at the key is enough to say so.
+    fn may_concern(&self, key: &Key) -> bool {
+        match self {
+            Self::Everything | Self::Services(_) | Self::Names(_) => self.is_wanted(key),
+            Self::ExportedByCluster(_) | Self::ExportedTo(_) => true,
+        }
+    }
+
     /// Whether the subscriber may be told that a key is gone, given who saw it before.
     fn may_hear_of(&self, key: &Key, before: &Audience) -> bool {
         match self {
-            Self::Everything | Self::Services(_) => self.is_wanted(key),
+            Self::Everything | Self::Services(_) | Self::Names(_) => self.is_wanted(key),
             Self::ExportedByCluster(_) => *before != Audience::Nobody || matches!(key, Key::Bundle(_) | Key::Region(_)),
             Self::ExportedTo(peer) => before.includes(peer),
         }
@@ -60,6 +72,10 @@ impl Scope {
             Self::Services(names) => {
                 let services = names.iter().flat_map(|name| state.service_keys(name));
                 services.chain(state.common_keys()).collect()
+            }
+            Self::Names(names) => {
+                let endpoints = names.iter().flat_map(|name| endpoint_keys(state, name));
+                state.names().chain(endpoints).chain(state.common_keys()).collect()
             }
             Self::ExportedByCluster(_) | Self::ExportedTo(_) => {
                 let services = state.exports().flat_map(|export| state.service_keys(&export.service));
@@ -96,7 +112,8 @@ impl Scope {
         // The first change since decides who saw the key when the subscriber last heard of it.
         let mut touched: BTreeMap<&Key, (&Audience, Timestamp)> = BTreeMap::new();
         for entry in moment.history.since(held.revision)? {
-            for change in &entry.changes {
+            // What a subscriber does not want costs no more than this look at it.
+            for change in entry.changes.iter().filter(|change| self.may_concern(&change.key)) {
                 touched
                     .entry(&change.key)
                     .or_insert((&change.audience_before, entry.at));
@@ -123,9 +140,28 @@ impl Scope {
         })
     }
 
-    /// What to add to a delta when the scope takes the place of `old`, which showed `shown`: all that only this one shows,
-    /// and removals of what only the old one did.
-    pub fn widen(&self, update: &mut Update, old: &Self, shown: &State, now: &State) {
+    /// Adds to a delta of this scope what it shows and `old`, in whose place it comes, did not, and removals of the reverse.
+    /// `shown` is what the subscriber saw last. Says no where that is not known and it cannot be done without: then only a
+    /// snapshot will do.
+    ///
+    /// Between names it costs what is added, and nothing else: whoever holds names drops endpoints itself.
+    #[must_use]
+    pub fn widen(&self, update: &mut Update, old: &Self, shown: Option<&State>, now: &State) -> bool {
+        if let (Self::Names(after), Self::Names(before)) = (self, old) {
+            let added: BTreeSet<&ServiceName> = after.difference(before).collect();
+            update.upserts.retain(
+                |resource| !matches!(resource, Resource::Endpoint(endpoint) if added.contains(&endpoint.service)),
+            );
+            update
+                .removed
+                .retain(|key| !matches!(key, Key::Endpoint(service, _) if added.contains(service)));
+            let keys = added.into_iter().flat_map(|name| endpoint_keys(now, name));
+            update.upserts.extend(keys.filter_map(|key| self.resource(now, &key)));
+            return true;
+        }
+        let Some(shown) = shown else {
+            return false;
+        };
         let visible = |scope: &Self, state: &State| -> BTreeSet<Key> {
             let keys = scope.keys(state).into_iter();
             keys.filter(|key| scope.resource(state, key).is_some()).collect()
@@ -137,5 +173,11 @@ impl Scope {
         update.removed.extend(before.difference(&after).cloned());
         update.removed.sort();
         update.removed.dedup();
+        true
     }
+}
+
+fn endpoint_keys<'a>(state: &'a State, name: &'a ServiceName) -> impl Iterator<Item = Key> + 'a {
+    let keys = state.service_keys(name);
+    keys.filter(|key| matches!(key, Key::Endpoint(..)))
 }

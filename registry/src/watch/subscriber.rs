@@ -36,7 +36,7 @@ pub struct Subscriber {
     /// The position of the update that was given last, with the state that it was made of and the time.
     given: Option<(Held, Arc<State>)>,
     given_at: Instant,
-    /// The scope of the last update, when it has been replaced since.
+    /// The scope that `held` was shown under, when another one has taken its place since.
     replaced: Option<Scope>,
     behind_until: Instant,
 }
@@ -62,16 +62,20 @@ impl Subscriber {
         }
     }
 
-    /// From now on shows `scope`; the next update holds what it adds and removes.
+    /// Goes on from `held`, which was shown under another scope, perhaps by another node.
+    #[must_use]
+    pub fn resumed(hub: &Hub, scope: Scope, held: Option<Held>, shown: Scope) -> Self {
+        Self {
+            replaced: Some(shown),
+            ..Self::new(hub, scope, held)
+        }
+    }
+
+    /// From now on shows `scope`. The next update holds what it adds and removes, and is given even when that is nothing.
     pub fn set_scope(&mut self, scope: Scope) {
         let old = std::mem::replace(&mut self.scope, scope);
-        if self.given.is_some() {
-            // Replaced twice before an update: what was shown is still what the first one showed.
-            self.replaced.get_or_insert(old);
-        } else {
-            // What it holds was shown under another scope, in another session: only a snapshot is sure.
-            self.held = None;
-        }
+        // Replaced twice before an update: what was shown is still what the first one showed.
+        self.replaced.get_or_insert(old);
     }
 
     /// The next update, once there is one; none when the hub is gone. Safe to cancel: what was not returned is still to
@@ -112,7 +116,8 @@ impl Subscriber {
         let Some(update) = self.update(moment) else {
             return Step::Wait { until: None };
         };
-        let is_empty = !update.full && update.upserts.is_empty() && update.removed.is_empty();
+        let is_empty =
+            !update.full && update.upserts.is_empty() && update.removed.is_empty() && self.replaced.is_none();
         if let (true, Some((given, _))) = (is_empty, &self.given) {
             self.held = Some(update.held);
             let quiet_until = self.given_at + QUIET_MAX;
@@ -138,8 +143,12 @@ impl Subscriber {
         let Some(mut update) = delta else {
             return self.scope.snapshot(moment);
         };
-        if let (Some(old), Some((_, shown))) = (&self.replaced, &self.given) {
-            self.scope.widen(&mut update, old, shown, &moment.state);
+        if let Some(old) = &self.replaced {
+            // What was shown in another session is not known here.
+            let shown = self.given.as_ref().map(|(_, shown)| shown.as_ref());
+            if !self.scope.widen(&mut update, old, shown, &moment.state) {
+                return self.scope.snapshot(moment);
+            }
         }
         Some(update)
     }

@@ -8,6 +8,7 @@ async fn proxy_and_gateway_start_from_disk_while_their_registry_is_away() {
     let near = world.west().workload(Plan::http("near-1")).await;
     let _far = world.east().workload(Plan::http("far-1")).await;
     world.east().admin().await.export("far.shop", &[]).await;
+    let _idle = world.west().workload(Plan::http("idle-1")).await;
     let web = world.west().caller(Plan::new("web")).await;
     web.reaches("near.shop", "the near workload", |name| name == "west-near-1")
         .await;
@@ -16,7 +17,8 @@ async fn proxy_and_gateway_start_from_disk_while_their_registry_is_away() {
     for (who, service) in [(&*web.id, "near"), (&*web.id, "far"), ("east-gateway", "far")] {
         let path = world.dir().join(who).join("view");
         eventually(&format!("the view of {who} is on disk"), async || {
-            String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(service)
+            // The identity of an endpoint: the name alone is there earlier.
+            String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).contains(&format!("/sa/{service}"))
         })
         .await;
     }
@@ -27,6 +29,8 @@ async fn proxy_and_gateway_start_from_disk_while_their_registry_is_away() {
     web.proxy.kill().await;
     web.proxy.start().await;
     assert_eq!(web.call("near.shop").await.as_deref(), Ok("west-near-1"));
+    let refused = web.call("idle.shop").await.expect_err("never used, and nobody to ask");
+    assert!(refused.contains("the registry has not been reachable"), "{refused}");
     web.reaches("far.shop", "the far workload", |name| name == "east-far-1")
         .await;
     near.proxy.stop().await;
@@ -48,6 +52,10 @@ async fn proxy_and_gateway_start_from_disk_while_their_registry_is_away() {
 
     world.west().registry().part.start().await;
     world.east().registry().part.start().await;
+    web.reaches("idle.shop", "what could not be asked for before", |name| {
+        name == "west-idle-1"
+    })
+    .await;
     let _late = world.east().workload(Plan::http("late-1")).await;
     world.east().admin().await.export("late.shop", &[]).await;
     web.reaches("late.shop", "what came after the registries were back", |name| {

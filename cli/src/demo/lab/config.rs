@@ -137,6 +137,10 @@ impl Proxy<'_> {
             self.inbound,
             self.dns
         );
+        if workload.service.is_none() {
+            // So that the first act begins with everything known.
+            text = text.replacen("[outbound]\n", "[outbound]\nservices = [\"pay.shop\"]\n", 1);
+        }
         text += &self.admin.text();
         if let Some(service) = workload.service {
             text += &format!(

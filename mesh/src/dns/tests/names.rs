@@ -20,6 +20,7 @@ fn ask(view: &View, asker: Asker<'_>, name: &str, kind: RecordType) -> Vec<Strin
     match zone::find(view, asker, &Name::from_ascii(name).unwrap(), kind) {
         Found::Outside => vec!["outside".to_owned()],
         Found::Nowhere(_) => vec!["NXDOMAIN".to_owned()],
+        Found::Unheld(service) => vec![format!("unheld {service}")],
         Found::Records { answers, .. } => answers.iter().map(|record| record.data.to_string()).collect(),
     }
 }
@@ -346,5 +347,41 @@ fn text_answers_are_those_of_the_servers() {
         ("bad..name", "REFUSED"),
     ] {
         assert_eq!(resolve(name).code, code, "{name}");
+    }
+}
+
+#[test]
+fn names_are_answered_without_endpoints_and_what_lies_in_endpoints_is_not_denied() {
+    use crate::model::Coverage;
+    let view = sample().covering(Coverage::Of(std::sync::Arc::default()));
+    let from = locality("eu", "eu-a");
+    let told = |name: &str, kind| ask(&view, asker(&from), name, kind);
+    let [v4, _] = vip("pay.shop");
+    assert_eq!(told("pay.shop.svc.clusterset.local.", A), [v4.to_string()]);
+    assert_eq!(told("nobody.shop.svc.clusterset.local.", A), NXDOMAIN);
+    assert_eq!(told("shop.svc.clusterset.local.", A), NOTHING);
+    assert_eq!(told("pay.shop.svc.eu.region.isthmus.", A), ["unheld pay.shop"]);
+    assert_eq!(told("pay.shop.svc.mars.region.isthmus.", A), NXDOMAIN);
+    let headless = sample()
+        .services()
+        .filter_map(|(name, entry)| {
+            entry
+                .service
+                .as_ref()
+                .filter(|it| it.headless)
+                .map(|_| name.to_string())
+        })
+        .collect::<Vec<_>>();
+    for name in headless {
+        let unheld = [format!("unheld {name}")];
+        for below in ["", "eu-1.", "host.eu-1.", "_tcp."] {
+            assert_eq!(
+                told(&format!("{below}{name}.svc.clusterset.local."), A),
+                unheld,
+                "{below}{name}"
+            );
+        }
+        let resolved = resolve_text(&view, &format!("{name}.svc.clusterset.local"), asker(&from));
+        assert_eq!(resolved.code, "SERVFAIL");
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     dns::{Settings, Upstreams, serve},
     ops::Metrics,
     runtime::{OnExit, Stop, Tasks},
-    subscribe::Publisher,
+    subscribe::{Contact, Demand, Interest, Publisher, demand},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -397,4 +397,59 @@ async fn a_taken_port_is_told_with_its_address() {
     let error = again.await.expect_err("taken").to_string();
     assert!(error.contains(&server.address.to_string()), "{error}");
     server.end().await;
+}
+
+#[tokio::test]
+async fn the_first_question_about_endpoints_asks_for_them_and_is_answered_when_they_come() {
+    use crate::model::Coverage;
+    use std::sync::Arc;
+    let headless = |view: &View| {
+        let mut services = view.services();
+        let found = services.find(|(_, entry)| entry.service.as_ref().is_some_and(|it| it.headless));
+        found.unwrap().0.clone()
+    };
+    let service = headless(&sample());
+    let (publisher, views) = Publisher::new(sample().covering(Coverage::Of(Arc::default())));
+    let (sender, mut interest) = tokio::sync::watch::channel(Interest::names(Default::default()));
+    let (tasks, metrics) = (Tasks::new(Stop::default()), Metrics::default());
+    let contact = Arc::new(Contact::new(None));
+    contact.connect(true);
+    let settings = demand::Settings {
+        wait: Duration::from_millis(300),
+        ..demand::Settings::default()
+    };
+    let demand = Demand::new(settings, Default::default(), views, sender, contact, &metrics);
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let serving = serve(
+        Settings::default(),
+        listen,
+        demand,
+        locality("eu", "eu-a"),
+        &tasks,
+        &metrics,
+    );
+    let server = Server {
+        address: serving.await.unwrap().address,
+        tasks,
+        metrics,
+        publisher,
+    };
+    let asked = question(&format!("{service}.svc.clusterset.local."), RecordType::A);
+    let answer = server.udp(&asked).await;
+    assert_eq!(
+        answer.metadata.response_code,
+        ResponseCode::ServFail,
+        "not known is not NXDOMAIN"
+    );
+    let (answer, ()) = tokio::join!(server.udp(&asked), async {
+        timeout(PATIENCE, interest.wait_for(|it| it.services.contains(&service)))
+            .await
+            .unwrap()
+            .unwrap();
+        server.publisher.publish(sample());
+    });
+    assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    assert!(!answer.answers.is_empty());
+    let [answer] = server.tcp(&[asked]).await.try_into().unwrap();
+    assert!(!answer.answers.is_empty());
 }

@@ -1,9 +1,11 @@
+use std::collections::BTreeSet;
+
 use pb::watch_request::Kind;
 
 use super::*;
 use crate::{
     model::{Key, Revision, ServiceName, Update},
-    subscribe::{Interest, Settings, Subscription, Views, cache, samples},
+    subscribe::{Interest, Settings, Subscription, Views, cache, demand, samples},
 };
 
 fn settings(nodes: &[&Node], cache: Option<std::path::PathBuf>) -> Settings {
@@ -223,6 +225,108 @@ async fn a_changed_interest_is_told_and_the_next_stream_starts_anew() {
     let mut stream = registry.subscriber().await;
     let start = start_of(&mut stream).await;
     assert_eq!((start.held, start.interest.unwrap().everything), (None, false));
+    here.end().await;
+}
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::parse(text).unwrap()
+}
+
+fn made_for(interest: u64, update: pb::Update) -> pb::Update {
+    pb::Update { interest, ..update }
+}
+
+async fn interest_of(stream: &mut Watched) -> pb::Interest {
+    loop {
+        if let Some(Kind::Interest(interest)) = stream.next().await.kind {
+            return interest;
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_come_first_and_endpoints_when_they_are_used_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut registry = Registry::new();
+    let node = registry.node().await;
+    let of_names = |services: &[&str]| Settings {
+        interest: Interest::names(services.iter().map(|text| name(text)).collect()),
+        ..settings(&[&node], Some(directory.path().join("view")))
+    };
+    let here = Here::new();
+    let subscription = spawn(of_names(&[]), registry.proxy(), &here);
+    let demand = subscription.demand(demand::Settings::default(), BTreeSet::new(), &here.metrics);
+    let mut stream = registry.subscriber().await;
+    let interest = start_of(&mut stream).await.interest.unwrap();
+    assert!(interest.names && interest.everything && interest.endpoints_of.is_empty());
+    stream
+        .say(made_for(interest.sequence, full(7, 10, &["pay.shop", "cart.shop"])))
+        .await;
+    ack_of(&mut stream, 10).await;
+    let views = subscription.views();
+    assert_eq!(names(&views), ["cart.shop", "pay.shop"]);
+    assert!(!views.load().holds_endpoints_of(&name("pay.shop")));
+    let answer = async {
+        let interest = interest_of(&mut stream).await;
+        assert_eq!(interest.endpoints_of, ["pay.shop"]);
+        // One that was under way when the wish was heard confirms nothing.
+        stream.say(made_for(1, delta(11, &[]))).await;
+        ack_of(&mut stream, 11).await;
+        assert!(!views.load().holds_endpoints_of(&name("pay.shop")));
+        stream.say(made_for(interest.sequence, delta(11, &[]))).await;
+    };
+    let pay = name("pay.shop");
+    let (held, ()) = tokio::join!(demand.ensure(&pay), answer);
+    assert_eq!(held, Ok(()));
+    here.end().await;
+
+    // The next process goes on with what was in use, and says what its position was shown under.
+    let here = Here::new();
+    let subscription = spawn(of_names(&["cart.shop"]), registry.proxy(), &here);
+    let views = subscription.views();
+    assert!(views.load().holds_endpoints_of(&name("pay.shop")) && !views.load().holds_endpoints_of(&name("cart.shop")));
+    let mut stream = registry.subscriber().await;
+    let start = start_of(&mut stream).await;
+    let interest = start.interest.unwrap();
+    assert_eq!(
+        (start.held.unwrap().revision, start.shown.unwrap().endpoints_of),
+        (11, vec!["pay.shop".to_owned()])
+    );
+    assert_eq!(interest.endpoints_of, ["cart.shop", "pay.shop"]);
+    stream.say(made_for(interest.sequence, delta(12, &[]))).await;
+    ack_of(&mut stream, 12).await;
+    assert!(views.load().holds_endpoints_of(&name("cart.shop")));
+    here.end().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_knows_no_names_is_believed_with_a_snapshot_of_everything_only() {
+    let mut registry = Registry::new();
+    let node = registry.node().await;
+    let here = Here::new();
+    let of_names = Settings {
+        interest: Interest::names(BTreeSet::new()),
+        ..settings(&[&node], None)
+    };
+    let subscription = spawn(of_names, registry.proxy(), &here);
+    let views = subscription.views();
+    let mut stream = registry.subscriber().await;
+    let interest = start_of(&mut stream).await.interest.unwrap();
+    stream
+        .say(made_for(interest.sequence, full(7, 10, &["pay.shop"])))
+        .await;
+    ack_of(&mut stream, 10).await;
+    drop(stream);
+    // Another node, of the version before: its delta leaves out what it believes to be held.
+    let mut stream = registry.subscriber().await;
+    assert!(start_of(&mut stream).await.held.is_some());
+    stream.say(delta(11, &["pay.shop"])).await;
+    let mut stream = registry.subscriber().await;
+    assert_eq!(start_of(&mut stream).await.held, None);
+    assert!(!views.load().holds_endpoints_of(&name("pay.shop")));
+    stream.say(full(7, 12, &["pay.shop"])).await;
+    ack_of(&mut stream, 12).await;
+    assert!(views.load().holds_endpoints_of(&name("pay.shop")));
     here.end().await;
 }
 
