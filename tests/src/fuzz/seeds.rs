@@ -104,6 +104,7 @@ pub(super) fn update() -> pb::Update {
         removed: vec!["endpoint/pay.shop/ep-2".into()],
         committed_at_ms: 1,
         more: false,
+        interest: 0,
     }
 }
 
