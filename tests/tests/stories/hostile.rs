@@ -200,6 +200,7 @@ async fn unread_watches(to: SocketAddr, shown: &certs::Shown) {
                 held: None,
                 subscriber: "x".repeat(5_000),
                 version: String::new(),
+                shown: None,
             })),
         };
         let message = start.encode_to_vec();
