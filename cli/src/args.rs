@@ -7,8 +7,8 @@ use clap_complete::Shell;
 
 pub(crate) use daemon::{GatewayArgs, LogArgs, ProxyArgs, RegistryArgs, RegistryCommand, SnapshotCommand};
 pub(crate) use operator::{
-    DrillCommand, EndpointsArgs, EvacuateArgs, ExportArgs, PeerCommand, ResolveArgs, TenantArgs, TenantsCommand,
-    TokenArgs, WhyArgs,
+    CaCommand, DrillCommand, EndpointsArgs, EvacuateArgs, ExportArgs, PeerCommand, ResolveArgs, TenantArgs,
+    TenantsCommand, TokenArgs, WhyArgs,
 };
 
 mod daemon;
@@ -94,6 +94,9 @@ pub(crate) enum Command {
     /// Federate with registries of other regions
     #[command(subcommand)]
     Peer(PeerCommand),
+    /// The region's certificate authority
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// List services
     Services {
         /// Only those of one namespace

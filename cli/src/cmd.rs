@@ -1,5 +1,6 @@
 //! The operator's commands: each asks the registry of one region and writes the answer. Decides nothing about traffic.
 
+mod ca;
 mod doctor;
 mod drill;
 mod exports;
@@ -50,6 +51,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Outcome {
         Command::Init(args) => init::run(&args),
         Command::Token(args) => token::run(context, args).await,
         Command::Peer(command) => peer::run(context, command).await,
+        Command::Ca(command) => ca::run(context, command).await,
         Command::Services { namespace } => services::list(context, namespace).await,
         Command::Endpoints(args) => services::endpoints(context, args).await,
         Command::Exports => exports::list(context).await,

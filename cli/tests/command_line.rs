@@ -66,6 +66,7 @@ fn help_names_every_command_and_what_exit_codes_mean() {
         "init",
         "token",
         "peer",
+        "ca",
         "services",
         "endpoints",
         "exports",

@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::{
     api::{self, Admin, AdminApi, CertificateApi, Door, Joins, RegisterApi, watch::WatchService},
+    audit::Audit,
     catalog::{Command, Reply},
     config::Config,
     federation::{self, Federation},
@@ -36,7 +37,7 @@ use crate::{
     ingest::{self, Agents},
     machine::Machine,
     metrics::Meters,
-    node::{self, Card, Disk, Error, Renewal},
+    node::{self, Card, Disk, Error, Renewal, Rotator},
     raft::{
         Channels, Replica, Seams,
         propose::Committed,
@@ -69,6 +70,11 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// The region as the federation sees it.
+    pub(crate) fn home(&self) -> Arc<dyn federation::Home> {
+        Arc::new(federation::Replicated::new(self.replica.clone(), Vec::new()))
+    }
+
     /// The node's wall clock.
     pub(crate) fn clock(&self) -> Clock {
         self.replica.clock()
@@ -456,6 +462,8 @@ async fn serve_dns(parts: &Arc<Parts>, metrics: &Metrics) -> Result<SocketAddr, 
 /// The tasks that live as long as the node.
 fn watch_over(parts: &Arc<Parts>, ready: &Ready, metrics: &Metrics) {
     let tasks = &parts.tasks;
+    Audit::start(parts, metrics);
+    Rotator::start(parts);
     tasks.spawn("renewal", OnExit::StopProcess, Renewal::new(Arc::clone(parts)).run());
     tasks.spawn(
         "gauges",

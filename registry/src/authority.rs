@@ -8,6 +8,7 @@ mod root;
 pub mod rotate;
 
 pub use attest::{Denial, Proof, Warrant};
+pub(crate) use certificate::span;
 pub use issue::Authority;
 pub use root::Root;
 

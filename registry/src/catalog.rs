@@ -6,9 +6,12 @@
 mod apply;
 mod change;
 mod command;
+pub mod digest;
 mod entry;
+mod finding;
 mod level;
 mod record;
+mod rotation;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,6 +25,8 @@ pub use command::{
     TokenDigest, TokenRecord, WorkloadLease, WorkloadService,
 };
 pub use entry::{Definition, GatewayHold, Peer, WorkloadHold};
+pub use finding::{Checkpoint, Finding, Subject};
 pub use level::LEVEL;
 pub use record::{Loader, RecordError};
+pub use rotation::{NextRoot, RotateStep, Rotation, Stage};
 pub use state::State;

@@ -4,6 +4,7 @@
 //! in is proposed like a local change; everything that goes out is a watch with the peer's scope. A stream that breaks
 //! withdraws nothing: it only stops news, and it heals by itself.
 
+mod compare;
 mod dial;
 pub mod export;
 pub mod freshness;
@@ -33,6 +34,7 @@ use proto::federation::v1::{PeerMessage, federation_server::FederationServer};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+pub use compare::names as part_names;
 pub use dial::{Dial, Incoming, NoStream};
 pub use home::{Home, Replicated};
 pub use join::JoinError;
@@ -155,16 +157,22 @@ impl Federation {
     /// How the stream to a peer stands. A node that does not lead knows what the leader committed last.
     #[must_use]
     pub fn status(&self, peer: &RegionId) -> PeerStatus {
-        if self.shared.home.is_leader() {
-            return self.shared.slots.of(peer).status();
-        }
         let state = self.shared.hub.state();
         let recorded = state.region_statuses().find(|status| status.region == *peer);
-        recorded.map_or_else(PeerStatus::default, |status: &Arc<RegionStatus>| PeerStatus {
+        let recorded = recorded.map_or_else(PeerStatus::default, |status: &Arc<RegionStatus>| PeerStatus {
             connected: status.connected,
             round_trip: status.round_trip,
-            heard_at: Some(status.heard_at),
+            // Before the first round trip the record has the time of the peering: the peer itself was never heard.
+            heard_at: (status.connected || status.round_trip.is_some()).then_some(status.heard_at),
             ..PeerStatus::default()
-        })
+        });
+        if !self.shared.home.is_leader() {
+            return recorded;
+        }
+        let mut own = self.shared.slots.of(peer).status();
+        // A new leader has heard nobody yet, and others have.
+        own.heard_at = own.heard_at.max(recorded.heard_at);
+        own.round_trip = own.round_trip.or(recorded.round_trip);
+        own
     }
 }

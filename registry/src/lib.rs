@@ -5,6 +5,7 @@
 
 pub mod api;
 mod app;
+mod audit;
 pub mod authority;
 pub mod catalog;
 pub mod config;

@@ -5,6 +5,7 @@ mod init;
 mod join;
 mod renew;
 mod restore;
+mod rotation;
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -26,6 +27,7 @@ pub use init::{InitReport, init};
 pub(crate) use join::join;
 pub(crate) use renew::{Renewal, renewed, stand_in};
 pub use restore::restore;
+pub(crate) use rotation::{Rotator, facts, step};
 
 /// Why a node could not be made, or could not run.
 #[derive(Debug, Error)]

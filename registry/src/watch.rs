@@ -7,6 +7,7 @@ mod publish;
 mod scope;
 mod status;
 mod subscriber;
+mod sums;
 #[cfg(test)]
 mod tests;
 

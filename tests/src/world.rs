@@ -87,6 +87,19 @@ impl World {
         world
     }
 
+    /// Regions with registries of this many nodes, and no gateways; all of them peers.
+    pub async fn registries<const N: usize>(regions: [(&str, u64); N]) -> Self {
+        let mut world = Self::empty();
+        let formed = regions.map(|(name, nodes)| Region::form(name, Arc::clone(&world.ground), nodes));
+        world.regions = futures_util::future::join_all(formed).await;
+        for (at, (one, _)) in regions.iter().enumerate() {
+            for (other, _) in &regions[at + 1..] {
+                world.peer(one, other).await;
+            }
+        }
+        world
+    }
+
     /// Peers two regions by token, and waits until both say that they are connected.
     pub async fn peer(&self, one: &str, other: &str) {
         let (one, other) = (self.region(one), self.region(other));

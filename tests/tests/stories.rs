@@ -13,6 +13,7 @@ mod stories {
     mod durability;
     mod export;
     mod failover;
+    mod federation;
     mod hostile;
     mod identity;
     mod leader;

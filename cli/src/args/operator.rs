@@ -45,6 +45,11 @@ pub(crate) enum PeerCommand {
         /// The peer
         region: String,
     },
+    /// Replace what is held of a peer by a new snapshot of what it shows, when `status` says that they differ
+    Repair {
+        /// The peer
+        region: String,
+    },
     /// Say what this region takes from a peer [at first: everything that the peer exports to it]
     Accept {
         /// The peer
@@ -56,6 +61,16 @@ pub(crate) enum PeerCommand {
         #[arg(required_unless_present = "all", value_name = "SERVICE")]
         services: Vec<String>,
     },
+}
+
+/// `isthmus ca …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Change the region's root, in steps: peers first get the new one beside the old one, then it issues, and the old one
+    /// goes when its last certificate has ended
+    Rotate,
+    /// When the issuing certificate ends, and how far a change of the root is
+    Status,
 }
 
 /// `isthmus endpoints …`

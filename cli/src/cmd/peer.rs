@@ -1,6 +1,8 @@
 //! `isthmus peer`: who this region federates with, and what it takes from whom.
 
-use proto::admin::v1::{CreatePeerTokenRequest, ImportPolicy, JoinPeerRequest, Peer, PeerList, RemovePeerRequest};
+use proto::admin::v1::{
+    CreatePeerTokenRequest, ImportPolicy, JoinPeerRequest, Peer, PeerList, RemovePeerRequest, RepairPeerRequest,
+};
 
 use super::Context;
 use crate::{
@@ -48,6 +50,16 @@ pub(super) async fn run(context: &Context, command: PeerCommand) -> Outcome {
                 format!("{region} is no peer any more; run `isthmus peer remove` there too")
             })
         }
+        PeerCommand::Repair { region } => {
+            let client = context.client().await?;
+            let request = RepairPeerRequest { region: region.clone() };
+            let done = client
+                .call(|mut admin| async move { admin.repair_peer(request).await })
+                .await?;
+            context.printer.show(&done, |_| {
+                format!("a new snapshot of {region} is asked for; `isthmus status` says when they agree")
+            })
+        }
         PeerCommand::Accept { region, all, services } => {
             let client = context.client().await?;
             let policy = ImportPolicy {
@@ -73,8 +85,15 @@ fn joined(peer: &Peer) -> String {
 }
 
 fn listed(list: &PeerList) -> String {
-    table(&list.peers)
-        .text("no peers; make a token with `isthmus peer token` in one region and join with it in another")
+    let mut text = table(&list.peers)
+        .text("no peers; make a token with `isthmus peer token` in one region and join with it in another");
+    for peer in list.peers.iter().filter(|peer| !peer.divergence.is_empty()) {
+        let (region, differs) = (&peer.region, &peer.divergence);
+        text.push_str(&format!(
+            "\n! {region}: what is held differs from what it shows ({differs}); run isthmus peer repair {region}"
+        ));
+    }
+    text
 }
 
 /// Peers with lag and age; also part of `status`.
@@ -100,7 +119,10 @@ pub(super) fn table(peers: &[Peer]) -> Table {
         table.row([
             peer.region.clone(),
             peer.trust_domain.clone(),
-            link,
+            match peer.divergence.is_empty() {
+                true => link,
+                false => format!("{link}, differs: {}", peer.divergence),
+            },
             round_trip(peer.round_trip_us),
             peer.age_ms
                 .map_or_else(|| "never".to_owned(), |age| format!("{} ago", millis(age))),
@@ -150,6 +172,23 @@ mod tests {
         let text = table(&[peer]).text("none");
         assert!(text.contains("down: connection refused"), "{text}");
         assert!(text.contains("4.2s ago") && text.contains("everything"), "{text}");
+    }
+
+    #[test]
+    fn divergence_is_shown_with_the_command_that_mends_it() {
+        let peer = Peer {
+            region: "us".into(),
+            connected: true,
+            divergence: "endpoints since r41".into(),
+            ..Peer::default()
+        };
+        let list = PeerList {
+            peers: vec![peer],
+            ..PeerList::default()
+        };
+        let text = listed(&list);
+        assert!(text.contains("connected, differs: endpoints since r41"), "{text}");
+        assert!(text.contains("run isthmus peer repair us"), "{text}");
     }
 
     #[test]

@@ -72,7 +72,12 @@ fn nodes(status: &Status) -> Table {
             node.id.to_string(),
             role.to_owned(),
             node.zone.clone(),
-            if node.reachable { "up" } else { "down" }.to_owned(),
+            match (node.reachable, node.diverged) {
+                (true, false) => "up",
+                (true, true) => "up, differs",
+                (false, _) => "down",
+            }
+            .to_owned(),
             node.lag.map(|lag| lag.to_string()).unwrap_or_default(),
             node.api_address.clone(),
             node.raft_address.clone(),

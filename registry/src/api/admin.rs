@@ -2,6 +2,7 @@
 //! names the field and the fix. Who may call is judged before, by the table in `rules`. The HTTP mirror calls the same
 //! functions.
 
+mod authority;
 mod catalogue;
 pub(crate) mod diagnose;
 mod drills;
@@ -160,6 +161,9 @@ methods! {
     join_peer(pb::JoinPeerRequest) -> pb::Peer;
     list_peers(pb::ReadOptions) -> pb::PeerList;
     remove_peer(pb::RemovePeerRequest) -> pb::Committed;
+    repair_peer(pb::RepairPeerRequest) -> pb::Committed;
+    rotate_authority(pb::RotateAuthorityRequest) -> pb::Committed;
+    get_authority(pb::ReadOptions) -> pb::AuthorityStatus;
     remove_node(pb::RemoveNodeRequest) -> pb::Committed;
     start_drill(pb::StartDrillRequest) -> pb::Drill;
     renew_drill(pb::RenewDrillRequest) -> pb::Drill;

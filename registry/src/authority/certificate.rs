@@ -12,7 +12,7 @@ use rcgen::{
 };
 use x509_parser::extensions::GeneralName;
 
-use super::AuthorityError;
+use super::{AuthorityError, rotate::Span};
 
 /// Bytes of a serial number: random, so that two certificates for one key differ.
 const SERIAL_BYTES: usize = 16;
@@ -67,6 +67,16 @@ fn common(id: &SpiffeId, (from, until): (Timestamp, Timestamp)) -> Result<Certif
     params.not_after = epoch + seconds(until);
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// The validity of a certificate; none when it does not parse.
+pub(crate) fn span(der: &[u8]) -> Option<Span> {
+    let (_, cert) = x509_parser::parse_x509_certificate(der).ok()?;
+    let at = |time: x509_parser::time::ASN1Time| Timestamp(time.timestamp().saturating_mul(1000));
+    Some(Span {
+        not_before: at(cert.validity().not_before),
+        not_after: at(cert.validity().not_after),
+    })
 }
 
 /// What matters of a CA certificate.

@@ -14,6 +14,27 @@ const PATIENCE_END: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Those who poll the bundle, and acknowledge nothing, have seen it after that (five times the refresh hint).
 const PUBLISHED_MIN: Duration = Duration::from_secs(5 * 300);
 
+/// How long a change of the root waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// See [`PATIENCE_END`].
+    pub patience_end: Duration,
+    /// See [`PUBLISHED_MIN`].
+    pub published_min: Duration,
+    /// The longest life of a certificate.
+    pub certificate_max: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            patience_end: PATIENCE_END,
+            published_min: PUBLISHED_MIN,
+            certificate_max: TTL_MAX,
+        }
+    }
+}
+
 /// The validity of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -67,6 +88,8 @@ pub struct Facts<'a> {
     pub change: Change,
     /// The sequence of this region's bundle that each peer acknowledged last.
     pub acknowledged: &'a BTreeMap<RegionId, u64>,
+    /// How long to wait.
+    pub pace: Pace,
 }
 
 /// What to do now.
@@ -104,7 +127,7 @@ pub fn decide(facts: &Facts<'_>) -> Step {
         Change::Made => Step::Publish,
         Change::Published { sequence, at } => published(facts, sequence, at),
         Change::Signing { since } => {
-            let last_expires = since.plus(TTL_MAX);
+            let last_expires = since.plus(facts.pace.certificate_max);
             if facts.now >= last_expires {
                 Step::Withdraw
             } else {
@@ -115,8 +138,8 @@ pub fn decide(facts: &Facts<'_>) -> Step {
 }
 
 fn published(facts: &Facts<'_>, sequence: u64, at: Timestamp) -> Step {
-    let seen_by_pollers = at.plus(PUBLISHED_MIN);
-    if facts.now.plus(PATIENCE_END) >= facts.root.not_after {
+    let seen_by_pollers = at.plus(facts.pace.published_min);
+    if facts.now.plus(facts.pace.patience_end) >= facts.root.not_after {
         return Step::SignWithNew;
     }
     let behind: Vec<_> = facts
@@ -160,6 +183,7 @@ mod tests {
             ordered: false,
             change,
             acknowledged,
+            pace: Pace::default(),
         }
     }
 

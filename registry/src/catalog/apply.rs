@@ -2,11 +2,13 @@
 
 mod drill;
 mod export;
+mod finding;
 mod import;
 mod lapse;
 mod lease;
 mod peer;
 mod region;
+mod rotate;
 mod store;
 mod sweep;
 mod tenant;
@@ -27,6 +29,7 @@ struct Transaction<'a> {
     /// A command was refused after it had changed something: from then on each command of the batch has its own way back.
     careful: bool,
     at: Timestamp,
+    revision: Revision,
     /// Keys whose resource may have changed; those that did not are left out at the end.
     touched: BTreeSet<Key>,
     dirty: Dirty,
@@ -50,13 +53,12 @@ impl Dirty {
 impl State {
     /// Applies a batch. The same state and batch give the same outcome on every node.
     pub fn apply(&mut self, revision: Revision, batch: &Batch) -> Applied {
-        // The revision is the hub's to remember; that it grows is the log's promise.
-        let _ = revision;
         let before = self.clone();
         let mut transaction = Transaction {
             state: self,
             careful: false,
             at: batch.at,
+            revision,
             touched: BTreeSet::new(),
             dirty: Dirty::default(),
         };
@@ -70,6 +72,9 @@ impl State {
             replies.push(reply);
         }
         let Transaction { touched, dirty, .. } = transaction;
+        let mut digests = before.digests.clone();
+        digests.follow(&before, self, &dirty.keys);
+        self.digests = digests;
         let changes = touched
             .into_iter()
             .filter(|key| differs(&before, self, key))
@@ -166,6 +171,10 @@ impl Transaction<'_> {
             Command::Sweep => self.sweep(),
             Command::AllocateNode => self.allocate_node(),
             Command::RaiseLevel(level) => Ok(self.raise_level(*level)),
+            Command::RepairPeer(region) => self.repair_peer(region),
+            Command::Checkpoint(checkpoint) => self.put_checkpoint(*checkpoint),
+            Command::PutFinding { subject, finding } => self.put_finding(subject, finding.as_ref()),
+            Command::Rotate(step) => self.rotate(step),
         }
     }
 

@@ -14,6 +14,8 @@ use mesh::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::{Checkpoint, Finding, RotateStep, Subject};
+
 /// One log entry: many proposals, one flush. `at` is the leader's clock, the only time that applying may know.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Batch {
@@ -143,6 +145,19 @@ pub enum Command {
     AllocateNode,
     /// Every node's program reads this feature level; ignored when it is not above the current one.
     RaiseLevel(u32),
+    /// Drops the position at which a peer's exports are held: a snapshot of them takes the place of what is here.
+    RepairPeer(RegionId),
+    /// The leader's digest, for the other nodes to compare theirs with; none asks for a new one.
+    Checkpoint(Option<Checkpoint>),
+    /// Two copies differ, or agree again.
+    PutFinding {
+        /// Whose copy.
+        subject: Subject,
+        /// How they differ; none when they agree.
+        finding: Option<Finding>,
+    },
+    /// A step in the change of the region's root.
+    Rotate(Box<RotateStep>),
 }
 
 /// Who holds a lease.

@@ -48,6 +48,7 @@ impl Command {
             | Self::EndDrill(_)
             | Self::Sweep
             | Self::AllocateNode => 1,
+            Self::RepairPeer(_) | Self::Checkpoint(_) | Self::PutFinding { .. } | Self::Rotate(_) => 2,
             // Proposed only when every node has said that it knows it.
             Self::RaiseLevel(_) => 1,
         }

@@ -6,12 +6,14 @@ use std::{fmt::Display, sync::Arc};
 use imbl::OrdMap;
 use mesh::{
     identity::TrustDomain,
-    model::{EndpointId, GatewayId, Namespace, OverrideId, RegionId, ServiceName, TenantId, WorkloadId, virtual_ips},
+    model::{
+        EndpointId, GatewayId, Namespace, NodeId, OverrideId, RegionId, ServiceName, TenantId, WorkloadId, virtual_ips,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use super::{LEVEL, State, TokenDigest};
+use super::{LEVEL, State, Subject, TokenDigest, digest::Digests};
 
 /// Layout of the values. Fields are only ever added in a new version.
 const VERSION: u8 = 1;
@@ -70,6 +72,10 @@ pub(super) enum RecordKey {
     Override(OverrideId),
     Region(RegionId),
     Probe(ServiceName),
+    Refused(RegionId),
+    Finding(Subject),
+    Checkpoint,
+    Rotation,
     Level,
 }
 
@@ -111,6 +117,12 @@ impl RecordKey {
             Self::Override(id) => join(13, &[id]),
             Self::Region(region) => join(14, &[region]),
             Self::Probe(name) => service(15, name),
+            Self::Refused(region) => join(20, &[region]),
+            Self::Finding(Subject::Peer(region)) => join(21, &[&"peer", region]),
+            // Of one length, so that they sort as numbers do.
+            Self::Finding(Subject::Node(node)) => join(21, &[&"node", &format_args!("{:020}", node.0)]),
+            Self::Checkpoint => vec![22],
+            Self::Rotation => vec![23],
             Self::Level => vec![24],
         }
     }
@@ -141,6 +153,14 @@ impl RecordKey {
             13 => Self::Override(part()?.parse().ok()?),
             14 => Self::Region(part()?.parse().ok()?),
             15 => Self::Probe(name(part(), part())?),
+            20 => Self::Refused(part()?.parse().ok()?),
+            21 => Self::Finding(match (part()?, part()?) {
+                ("peer", region) => Subject::Peer(region.parse().ok()?),
+                ("node", node) => Subject::Node(NodeId(node.parse().ok()?)),
+                _ => return None,
+            }),
+            22 => Self::Checkpoint,
+            23 => Self::Rotation,
             24 => Self::Level,
             _ => return None,
         };
@@ -149,7 +169,7 @@ impl RecordKey {
     }
 }
 
-fn value<T: Serialize>(record: &T) -> Option<Vec<u8>> {
+pub(super) fn value<T: Serialize>(record: &T) -> Option<Vec<u8>> {
     // Writing to a vector cannot fail, and all our types have a length: the only faults that postcard knows.
     postcard::to_extend(record, vec![VERSION]).ok()
 }
@@ -211,7 +231,7 @@ impl State {
         self.value(&RecordKey::decode(key)?)
     }
 
-    fn value(&self, key: &RecordKey) -> Option<Vec<u8>> {
+    pub(super) fn value(&self, key: &RecordKey) -> Option<Vec<u8>> {
         match key {
             RecordKey::Meta => value(&self.meta),
             RecordKey::Definition(name, region) => value(self.definitions.get(name)?.get(region)?),
@@ -229,6 +249,10 @@ impl State {
             RecordKey::Override(id) => value(self.overrides.get(id)?),
             RecordKey::Region(region) => value(self.regions.get(region)?),
             RecordKey::Probe(name) => value(self.probes.get(name)?),
+            RecordKey::Refused(region) => value(self.refused.get(region)?),
+            RecordKey::Finding(subject) => value(self.findings.get(subject)?),
+            RecordKey::Checkpoint => value(self.checkpoint.as_ref()?),
+            RecordKey::Rotation => value(self.rotation.as_ref()?),
             RecordKey::Level => value(&self.level).filter(|_| self.level > 0),
         }
     }
@@ -239,7 +263,7 @@ impl State {
             .filter_map(|key| Some((key.encode(), self.value(&key)?)))
     }
 
-    fn record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+    pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
         let definitions = self.definitions.iter();
         let definitions =
             definitions.flat_map(|(name, set)| set.keys().map(|id| RecordKey::Definition(name.clone(), id.clone())));
@@ -262,6 +286,10 @@ impl State {
             .chain(self.overrides.keys().cloned().map(RecordKey::Override))
             .chain(self.regions.keys().cloned().map(RecordKey::Region))
             .chain(self.probes.keys().cloned().map(RecordKey::Probe))
+            .chain(self.refused.keys().cloned().map(RecordKey::Refused))
+            .chain(self.findings.keys().cloned().map(RecordKey::Finding))
+            .chain(self.checkpoint.iter().map(|_| RecordKey::Checkpoint))
+            .chain(self.rotation.iter().map(|_| RecordKey::Rotation))
             .chain(std::iter::once(RecordKey::Level))
     }
 
@@ -301,6 +329,10 @@ impl State {
             RecordKey::Probe(name) => {
                 self.probes.insert(name, read(key, bytes)?);
             }
+            RecordKey::Refused(region) => keep(&mut self.refused, region, key, bytes)?,
+            RecordKey::Finding(subject) => keep(&mut self.findings, subject, key, bytes)?,
+            RecordKey::Checkpoint => self.checkpoint = Some(read(key, bytes)?),
+            RecordKey::Rotation => self.rotation = Some(Arc::new(read(key, bytes)?)),
             RecordKey::Level => self.level = read(key, bytes)?,
         }
         Ok(())
@@ -319,5 +351,6 @@ impl State {
                 self.owners.insert(namespace.clone(), tenant.id.clone());
             }
         }
+        self.digests = Digests::of(self);
     }
 }

@@ -13,7 +13,11 @@ use mesh::{
 };
 
 use super::{
-    AuthorityRecord, Definition, Drill, GatewayHold, Peer, TokenDigest, TokenRecord, WorkloadHold, entry::Meta,
+    AuthorityRecord, Checkpoint, Definition, Drill, Finding, GatewayHold, Peer, Rotation, Subject, TokenDigest,
+    TokenRecord, WorkloadHold,
+    digest::{Digests, Refused},
+    entry::Meta,
+    record::RecordKey,
 };
 use crate::federation::merge;
 
@@ -39,10 +43,16 @@ pub struct State {
     pub(super) probes: OrdMap<ServiceName, u16>,
     /// Zero = never raised.
     pub(super) level: u32,
+    /// What peers sent that is not theirs to send.
+    pub(super) refused: OrdMap<RegionId, Arc<Refused>>,
+    pub(super) findings: OrdMap<Subject, Arc<Finding>>,
+    pub(super) checkpoint: Option<Checkpoint>,
+    pub(super) rotation: Option<Arc<Rotation>>,
     /// From here on derived from the maps above, not recorded.
     pub(super) virtual_v4: OrdMap<IpAddr, ServiceName>,
     pub(super) proxies: OrdMap<Namespace, u32>,
     pub(super) owners: OrdMap<Namespace, TenantId>,
+    pub(super) digests: Digests,
 }
 
 impl State {
@@ -69,6 +79,7 @@ impl State {
     pub fn with_incarnation(&self, incarnation: Incarnation) -> Self {
         let mut next = self.clone();
         next.meta.incarnation = incarnation;
+        next.digests.record(self, &next.clone(), &RecordKey::Meta, &|_| false);
         next
     }
 
@@ -222,6 +233,29 @@ impl State {
     #[must_use]
     pub fn authority(&self) -> Option<&Arc<AuthorityRecord>> {
         self.authority.as_ref()
+    }
+
+    /// The change of the root that is under way.
+    #[must_use]
+    pub fn rotation(&self) -> Option<&Arc<Rotation>> {
+        self.rotation.as_ref()
+    }
+
+    /// Copies that differ.
+    pub fn findings(&self) -> impl Iterator<Item = (&Subject, &Arc<Finding>)> {
+        self.findings.iter()
+    }
+
+    /// How a copy differs; none when it agrees, as far as is known.
+    #[must_use]
+    pub fn finding(&self, subject: &Subject) -> Option<&Arc<Finding>> {
+        self.findings.get(subject)
+    }
+
+    /// The leader's newest digest.
+    #[must_use]
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
     }
 
     /// Tokens that were given out.

@@ -3,11 +3,13 @@
 //! Each side sends its next update when the last one was acknowledged, so that a slow peer gets merged updates and neither
 //! side keeps a queue. An update is acknowledged once it is committed.
 
+mod imports;
+
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
 use mesh::{
-    model::{Held, Key, RegionId, Update, WireError},
+    model::{Held, ImportPolicy, RegionId, Update, WireError},
     runtime::clock,
 };
 use proto::{
@@ -23,8 +25,8 @@ use tonic::Status;
 
 use super::{
     Shared,
+    compare::{self, Shown},
     export::{self, Card},
-    import,
     slot::Place,
 };
 use crate::{
@@ -39,8 +41,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A stream that is silent for longer is given up and dialled anew; nothing is withdrawn.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
-/// A position that moved less, with nothing visible in it, is not worth a commit.
-const POSITION_LAG_MAX: u64 = 1_000;
+/// How often the digest of what is shown is sent; a difference is reported within a few of them.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// Most resources of one update: a region with more exports has to be split.
 const UPDATE_RESOURCES_MAX: usize = 1_000_000;
 /// Messages on their way out.
@@ -65,10 +67,22 @@ pub(super) enum SessionError {
     PeerRemoved,
     #[error("import policy changed; a snapshot is needed")]
     PolicyChanged,
+    #[error("a repair was ordered; a snapshot is needed")]
+    Repair,
     #[error("this node does not lead any more")]
     NotLeader,
     #[error("another stream took over, or this node stops")]
     Stopped,
+}
+
+/// What both sides said of themselves first.
+struct Met {
+    /// What is held of the peer.
+    held: Option<Held>,
+    /// What the peer holds.
+    theirs: Option<Held>,
+    /// What the peer takes; none when it wants no digests.
+    takes: Option<ImportPolicy>,
 }
 
 impl From<WireError> for SessionError {
@@ -91,19 +105,15 @@ impl Session {
         S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
     {
         let error = match self.meet(&mut incoming, &out).await {
-            Ok((held, theirs)) => self.exchange(incoming, &out, held, theirs).await,
+            Ok(met) => self.exchange(incoming, &out, met).await,
             Err(error) => error,
         };
         self.place.ended(&chain(&error));
         error
     }
 
-    /// Both introduce themselves. Gives what is held of the peer, and what the peer holds.
-    async fn meet<S>(
-        &self,
-        incoming: &mut S,
-        out: &mpsc::Sender<PeerMessage>,
-    ) -> Result<(Option<Held>, Option<Held>), SessionError>
+    /// Both introduce themselves.
+    async fn meet<S>(&self, incoming: &mut S, out: &mpsc::Sender<PeerMessage>) -> Result<Met, SessionError>
     where
         S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
     {
@@ -112,11 +122,12 @@ impl Session {
         let state = self.shared.hub.state();
         let peer = state.peer(&self.peer).ok_or(SessionError::PeerRemoved)?;
         let card = export::card(&state, self.shared.home.addresses()).ok_or(SessionError::PeerRemoved)?;
-        let held = peer.held;
+        let (held, own) = (peer.held, card.incarnation);
         let hello = Hello {
             card: Some(card.into()),
             held: held.map(Into::into),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            takes: Some(compare::takes(&peer.record.import)),
         };
         send(out, Kind::Hello(hello)).await?;
         let first = tokio::select! {
@@ -132,7 +143,12 @@ impl Session {
             .ok_or_else(|| SessionError::Protocol("its hello has no card".into()))?;
         self.note_card(&peer.record, card.try_into()?).await?;
         self.place.connected(self.shared.clock.wall(), &hello.version);
-        Ok((held, hello.held.map(Into::into)))
+        let theirs: Option<Held> = hello.held.map(Into::into);
+        if let Some(theirs) = theirs.filter(|theirs| theirs.incarnation == own) {
+            self.place.acknowledged(theirs.revision);
+        }
+        let takes = hello.takes.as_ref().map(compare::policy).transpose()?;
+        Ok(Met { held, theirs, takes })
     }
 
     /// Keeps where the peer's nodes are, and which life its catalogue is in. Its anchors come as an import only.
@@ -158,13 +174,7 @@ impl Session {
         Ok(())
     }
 
-    async fn exchange<S>(
-        &self,
-        incoming: S,
-        out: &mpsc::Sender<PeerMessage>,
-        held: Option<Held>,
-        theirs: Option<Held>,
-    ) -> SessionError
+    async fn exchange<S>(&self, incoming: S, out: &mpsc::Sender<PeerMessage>, met: Met) -> SessionError
     where
         S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
     {
@@ -172,25 +182,25 @@ impl Session {
         let (updates, imports) = mpsc::channel(1);
         let (acks, acked) = watch::channel(Held::default());
         let began = clock::now();
+        let (digests, shown) = watch::channel(None);
+        let said = Said {
+            updates,
+            acks,
+            digests,
+            began,
+        };
         let ended: Result<(), SessionError> = tokio::select! {
             () = self.place.stop.ordered() => Err(SessionError::Stopped),
-            ended = self.hear(incoming, out, updates, acks, began) => ended,
-            ended = self.export(out, theirs, acked) => ended,
-            ended = self.import(out, held, imports) => ended,
+            ended = self.hear(incoming, out, said) => ended,
+            ended = self.export(out, &met, acked) => ended,
+            ended = self.import(out, met.held, imports, shown) => ended,
             ended = ping(out, began) => ended,
             ended = self.mind() => ended,
         };
         ended.err().unwrap_or(SessionError::Closed)
     }
 
-    async fn hear<S>(
-        &self,
-        mut incoming: S,
-        out: &mpsc::Sender<PeerMessage>,
-        updates: mpsc::Sender<Update>,
-        acks: watch::Sender<Held>,
-        began: Instant,
-    ) -> Result<(), SessionError>
+    async fn hear<S>(&self, mut incoming: S, out: &mpsc::Sender<PeerMessage>, said: Said) -> Result<(), SessionError>
     where
         S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
     {
@@ -204,7 +214,7 @@ impl Session {
                 Some(Kind::Update(chunk)) => {
                     if let Some(update) = joined(&mut open, chunk)? {
                         let update = Update::try_from(update)?;
-                        updates
+                        said.updates
                             .try_send(update)
                             .map_err(|_| SessionError::Protocol("an update before the last was acknowledged".into()))?;
                     }
@@ -212,14 +222,14 @@ impl Session {
                 Some(Kind::Ack(held)) => {
                     let held = Held::from(held);
                     self.place.acknowledged(held.revision);
-                    acks.send_replace(held);
+                    said.acks.send_replace(held);
                 }
                 Some(Kind::Ping(mut ping)) => {
                     ping.answered_at_ms = self.shared.clock.wall().0;
                     send(out, Kind::Pong(ping)).await?;
                 }
                 Some(Kind::Pong(pong)) => {
-                    if let Ok(micros) = u64::try_from(micros_since(began).saturating_sub(pong.sent_at_us)) {
+                    if let Ok(micros) = u64::try_from(micros_since(said.began).saturating_sub(pong.sent_at_us)) {
                         let trip = Duration::from_micros(micros);
                         self.place.round_trip(trip);
                         if pong.answered_at_ms != 0 {
@@ -228,6 +238,9 @@ impl Session {
                             self.place.clock_ahead(pong.answered_at_ms.saturating_sub(then));
                         }
                     }
+                }
+                Some(Kind::Digest(digest)) => {
+                    said.digests.send_replace(Some(Shown::try_from(digest)?));
                 }
                 Some(Kind::Hello(_)) => return Err(SessionError::Protocol("a second hello".into())),
                 // A newer version's message: nothing that this one could do.
@@ -239,18 +252,28 @@ impl Session {
     async fn export(
         &self,
         out: &mpsc::Sender<PeerMessage>,
-        theirs: Option<Held>,
+        met: &Met,
         mut acked: watch::Receiver<Held>,
     ) -> Result<(), SessionError> {
-        let mut subscriber = Subscriber::new(&self.shared.hub, Scope::ExportedTo(self.peer.clone()), theirs);
+        let mut subscriber = Subscriber::new(&self.shared.hub, Scope::ExportedTo(self.peer.clone()), met.theirs);
+        let mut tick = tokio::time::interval(COMPARE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let update = subscriber.next().await.ok_or(SessionError::Stopped)?;
+            let update = tokio::select! {
+                biased;
+                update = subscriber.next() => update.ok_or(SessionError::Stopped)?,
+                _ = tick.tick() => {
+                    self.show(out, &subscriber, met).await?;
+                    continue;
+                }
+            };
             let (held, committed_at) = (update.held, update.committed_at);
             for chunk in chunks(update) {
                 send(out, Kind::Update(chunk)).await?;
             }
             self.place.meters().sent(committed_at, self.shared.clock.wall());
             let sent = clock::now();
+            self.show(out, &subscriber, met).await?;
             acked
                 .wait_for(|acked| *acked == held)
                 .await
@@ -259,33 +282,20 @@ impl Session {
         }
     }
 
-    async fn import(
+    /// Sends the digest of what the peer was shown last.
+    async fn show(
         &self,
         out: &mpsc::Sender<PeerMessage>,
-        mut committed: Option<Held>,
-        mut updates: mpsc::Receiver<Update>,
+        subscriber: &Subscriber,
+        met: &Met,
     ) -> Result<(), SessionError> {
-        while let Some(update) = updates.recv().await {
-            if update.region != self.peer {
-                return Err(SessionError::Protocol(format!("an update of region {}", update.region)));
-            }
-            let (held, committed_at, arrived) = (update.held, update.committed_at, clock::now());
-            if !is_skipped(&update, committed) {
-                let owned: Vec<Key> = self.shared.hub.state().imported_keys(&self.peer);
-                for set in import::sets(&self.peer, update, committed, &owned) {
-                    self.commit(Command::Import {
-                        peer: self.peer.clone(),
-                        set: Box::new(set),
-                    })
-                    .await?;
-                }
-                committed = Some(held);
-                let meters = self.place.meters();
-                meters.committed(arrived, committed_at, self.shared.clock.wall());
-            }
-            send(out, Kind::Ack(held.into())).await?;
-        }
-        Err(SessionError::Closed)
+        let (Some(takes), Some((held, given))) = (&met.takes, subscriber.given()) else {
+            return Ok(());
+        };
+        let moment = self.shared.hub.moment();
+        let state = if moment.held() == held { &moment.state } else { given };
+        let parts = state.shown_to(&self.peer, takes);
+        send(out, Kind::Digest(compare::outward(held, &parts))).await
     }
 
     async fn commit(&self, command: Command) -> Result<(), SessionError> {
@@ -301,17 +311,24 @@ impl Session {
         let mut leader = self.shared.home.leader_changed();
         let import = |state: &crate::catalog::State| Some(state.peer(&self.peer)?.record.import.clone());
         let began = import(&moments.borrow_and_update().state);
+        let mut was_held = false;
         loop {
             if !self.shared.home.is_leader() {
                 return Err(SessionError::NotLeader);
             }
-            let current = import(&moments.borrow_and_update().state);
+            let state = Arc::clone(&moments.borrow_and_update().state);
+            let current = import(&state);
             if current.is_none() {
                 return Err(SessionError::PeerRemoved);
             }
             if current != began {
                 return Err(SessionError::PolicyChanged);
             }
+            let is_held = state.peer(&self.peer).is_some_and(|peer| peer.held.is_some());
+            if was_held && !is_held {
+                return Err(SessionError::Repair);
+            }
+            was_held = is_held;
             tokio::select! {
                 changed = moments.changed() => changed.map_err(|_| SessionError::Stopped)?,
                 changed = leader.changed() => changed.map_err(|_| SessionError::Stopped)?,
@@ -320,14 +337,13 @@ impl Session {
     }
 }
 
-/// A delta with nothing in it that is near to what is committed: acknowledged without a commit.
-fn is_skipped(update: &Update, committed: Option<Held>) -> bool {
-    let is_empty = !update.full && update.upserts.is_empty() && update.removed.is_empty();
-    is_empty
-        && committed.is_some_and(|held| {
-            let ahead = update.held.revision.0.checked_sub(held.revision.0);
-            held.incarnation == update.held.incarnation && ahead.is_some_and(|ahead| ahead < POSITION_LAG_MAX)
-        })
+/// Where what the peer says goes.
+struct Said {
+    updates: mpsc::Sender<Update>,
+    acks: watch::Sender<Held>,
+    digests: watch::Sender<Option<Shown>>,
+    /// When the stream began, from which pings count.
+    began: Instant,
 }
 
 /// Puts chunks together; gives the whole at the last one.

@@ -1,5 +1,7 @@
 //! Two regions and more over real sockets and real certificates, each with one node and no Raft.
 
+mod faults;
+mod partitions;
 mod streams;
 
 use std::{
@@ -16,7 +18,7 @@ use mesh::{
     model::{Audience, Held, Key, NodeId, RegionId, Resource, Timestamp},
     net::grpc::{Credentials, Serve, Timeouts, dial, serve},
     ops::Metrics,
-    runtime::{OnExit, Stop, Tasks, clock},
+    runtime::{Clock, OnExit, Stop, Tasks, clock},
 };
 use proto::{
     federation::v1::{AcceptRequest, Hello, PeerMessage, federation_client::FederationClient, peer_message::Kind},
@@ -44,13 +46,19 @@ struct Alone {
     leader: watch::Sender<Option<NodeId>>,
     address: String,
     leader_address: Mutex<Option<String>>,
+    clock: Clock,
 }
 
 impl Alone {
     fn commit(&self, command: Command) -> Reply {
+        self.commit_all(vec![command]).remove(0)
+    }
+
+    /// In one entry.
+    fn commit_all(&self, commands: Vec<Command>) -> Vec<Reply> {
         let mut world = self.world.lock().unwrap();
-        world.at = clock::wall().0;
-        let mut applied = world.apply(vec![command]);
+        world.at = self.clock.wall().0;
+        let applied = world.apply(commands);
         self.hub.publish(Published {
             state: Arc::new(world.state.clone()),
             revision: mesh::model::Revision(world.revision),
@@ -58,7 +66,7 @@ impl Alone {
             changes: applied.changes,
             reset: false,
         });
-        applied.replies.remove(0)
+        applied.replies
     }
 }
 
@@ -127,6 +135,7 @@ impl Region {
             leader: watch::Sender::new(None),
             address: listener.local_addr().unwrap().to_string(),
             leader_address: Mutex::default(),
+            clock: Clock::system(),
         });
         home.commit(Command::Init {
             region: name.clone(),
@@ -141,7 +150,7 @@ impl Region {
             home: shared,
             hub: Arc::clone(&hub),
             dial: Arc::new(super::dial::Grpc(identity.clone())),
-            clock: mesh::runtime::Clock::system(),
+            clock: Clock::system(),
             tasks: tasks.clone(),
             metrics: metrics.clone(),
         };
@@ -246,6 +255,7 @@ impl Wire {
             card: Some(card.into()),
             held: held.map(Into::into),
             version: String::new(),
+            takes: None,
         };
         let kind = Some(Kind::Hello(hello));
         out.send(PeerMessage { kind }).await.unwrap();

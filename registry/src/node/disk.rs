@@ -20,6 +20,9 @@ const REPLICA: &str = "raft";
 const IDENTITY: &str = "identity";
 const OPERATOR: &str = "operator";
 const ROOT_KEY: &str = "root-key.pem";
+/// A new root, until it is the only one.
+const NEXT_ROOT_KEY: &str = "root-next-key.pem";
+const OPERATOR_BUNDLE: &str = "bundle.pem";
 
 /// Who a node is; written once, when it is made or has joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +79,42 @@ impl Disk {
     pub(crate) fn write_root(&self, pem: &str) -> Result<PathBuf, Error> {
         write_private(&self.dir, ROOT_KEY, pem)?;
         Ok(self.dir.join(ROOT_KEY))
+    }
+
+    /// The root that was left here; none when it was taken away, as it should be.
+    pub(crate) fn root(&self) -> Option<String> {
+        fs::read_to_string(self.dir.join(ROOT_KEY)).ok()
+    }
+
+    /// The root that is to follow, where this node made it.
+    pub(crate) fn next_root(&self) -> Option<String> {
+        fs::read_to_string(self.dir.join(NEXT_ROOT_KEY)).ok()
+    }
+
+    /// Leaves a new root beside the old one.
+    pub(crate) fn write_next_root(&self, pem: &str) -> Result<PathBuf, Error> {
+        write_private(&self.dir, NEXT_ROOT_KEY, pem)?;
+        Ok(self.dir.join(NEXT_ROOT_KEY))
+    }
+
+    /// The new root takes the place of the old one.
+    pub(crate) fn adopt_root(&self, pem: &str) -> Result<PathBuf, Error> {
+        let path = self.write_root(pem)?;
+        let next = self.dir.join(NEXT_ROOT_KEY);
+        match fs::remove_file(&next) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Disk { path: next, source }),
+            _ => Ok(path),
+        }
+    }
+
+    /// The anchors among the operator's credentials; none when the credentials were taken away.
+    pub(crate) fn operator_bundle(&self) -> Option<String> {
+        fs::read_to_string(self.operator().join(OPERATOR_BUNDLE)).ok()
+    }
+
+    /// Renews them.
+    pub(crate) fn write_operator_bundle(&self, pem: &str) -> Result<(), Error> {
+        Ok(write_private(&self.operator(), OPERATOR_BUNDLE, pem)?)
     }
 
     /// Who this node is; none while it is nobody yet.

@@ -106,10 +106,14 @@ pub(super) fn issue(authority: &Authority, id: &SpiffeId, lifetime: Duration, no
 pub(super) fn write_operator(disk: &Disk, svid: &Svid, bundle: &Bundle, address: &str) -> Result<(), Error> {
     let folder = disk.operator();
     svid.save(&folder)?;
-    let anchors: String = bundle.anchors().map(|der| pem("CERTIFICATE", &der)).collect();
-    write_private(&folder, "bundle.pem", &anchors)?;
+    disk.write_operator_bundle(&anchors_pem(bundle))?;
     write_private(&folder, "registry", &format!("{address}\n"))?;
     Ok(())
+}
+
+/// A bundle's anchors as one text.
+pub(super) fn anchors_pem(bundle: &Bundle) -> String {
+    bundle.anchors().map(|der| pem("CERTIFICATE", &der)).collect()
 }
 
 /// The node as the members of its group know it.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use mesh::{
     identity::{Identity, Svid, TrustDomain, system},
-    model::RegionId,
+    model::{RegionId, Timestamp},
     runtime::clock,
 };
 use tokio::time::MissedTickBehavior;
@@ -14,9 +14,15 @@ use tracing::{info, warn};
 use super::{
     Error,
     disk::Disk,
-    init::{issue, write_operator},
+    init::{anchors_pem, issue, write_operator},
 };
-use crate::{api::OPERATOR_LIFETIME, app::Parts, authority::Authority, catalog::State, config::Config};
+use crate::{
+    api::OPERATOR_LIFETIME,
+    app::Parts,
+    authority::Authority,
+    catalog::{AuthorityRecord, State},
+    config::Config,
+};
 
 /// How often it looks whether something is due. The shortest certificate lives a minute.
 const LOOK: Duration = Duration::from_secs(5);
@@ -24,12 +30,22 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Issues this node a certificate when the one it has is due; none when it is not, or when there is no authority yet.
 pub(crate) fn renewed(config: &Config, identity: &Identity, state: &State) -> Result<Option<Svid>, Error> {
     let now = clock::wall();
-    let (Some(record), true) = (state.authority(), identity.svid().renew_at() <= now) else {
+    let Some(record) = state.authority().filter(|record| is_due(&identity.svid(), record, now)) else {
         return Ok(None);
     };
     let authority = Authority::from_record(record, &config.trust_domain)?;
     let id = system::registry(&config.trust_domain);
     Ok(Some(issue(&authority, &id, config.certificates.lifetime, now)?))
+}
+
+/// At half of its life, or when another issuing certificate is used by now: the old one may be withdrawn.
+fn is_due(svid: &Svid, record: &AuthorityRecord, now: Timestamp) -> bool {
+    let is_of_other = match (svid.chain().get(1), record.chain.first()) {
+        (Some(issuer), Some(current)) => issuer.as_ref() != current.as_slice(),
+        // Issued by a root itself: an operator's own authority.
+        _ => false,
+    };
+    svid.renew_at() <= now || is_of_other
 }
 
 /// The task that keeps them current.
@@ -88,9 +104,16 @@ impl Renewal {
             return Ok(());
         };
         let now = clock::wall();
-        let (Some(record), Some(bundle), true) = (state.authority(), state.own_bundle(), svid.renew_at() <= now) else {
+        let (Some(record), Some(bundle)) = (state.authority(), state.own_bundle()) else {
             return Ok(());
         };
+        let anchors = anchors_pem(bundle);
+        if self.disk.operator_bundle().is_some_and(|known| known != anchors) {
+            self.disk.write_operator_bundle(&anchors)?;
+        }
+        if !is_due(&svid, record, now) {
+            return Ok(());
+        }
         let authority = Authority::from_record(record, &self.parts.trust_domain)?;
         let id = system::operator(&self.parts.trust_domain);
         let svid = issue(&authority, &id, OPERATOR_LIFETIME, now)?;

@@ -107,7 +107,9 @@ fn encoded_bytes(command: &Command) -> usize {
 fn repeatable(command: &Command) -> bool {
     match command {
         // Another node id is skipped, which nobody was told.
-        Command::Noop | Command::Sweep | Command::AllocateNode | Command::RaiseLevel(_) => true,
+        Command::Noop | Command::Sweep | Command::AllocateNode | Command::RaiseLevel(_) | Command::RepairPeer(_) => {
+            true
+        }
         // Guarded by the epoch of a lease that only the caller holds.
         Command::SetWorkloadState { .. }
         | Command::SetGatewayState { .. }
@@ -124,7 +126,8 @@ fn repeatable(command: &Command) -> bool {
         | Command::RemoveExport(_)
         | Command::RemoveTenant(_)
         | Command::RemovePeer(_)
-        | Command::PutBundle(_) => false,
+        | Command::PutBundle(_)
+        | Command::Rotate(_) => false,
         // Replaces what others may have put there since: another stream of the same workload, or another operator.
         Command::AttachWorkload(_)
         | Command::AttachGateway(_)
@@ -135,7 +138,9 @@ fn repeatable(command: &Command) -> bool {
         | Command::PutToken(_)
         | Command::PutPeer(_)
         | Command::PutPeerStatus { .. }
-        | Command::PutAuthority(_) => false,
+        | Command::PutAuthority(_)
+        | Command::Checkpoint(_)
+        | Command::PutFinding { .. } => false,
     }
 }
 

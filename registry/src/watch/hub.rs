@@ -1,6 +1,6 @@
 //! The hub: holds the newest moment of the catalogue for all who watch. One writer, the state machine.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh::{
     model::{Held, Revision, View},
@@ -11,7 +11,7 @@ use mesh::{
 use metrics::{Gauge, Histogram};
 use tokio::sync::watch;
 
-use super::{History, Publish, Published, Scope, status::Subscribers};
+use super::{History, Publish, Published, Scope, status::Subscribers, sums::Sums};
 use crate::catalog::State;
 
 /// Changes that are kept for those who come back: minutes of a busy region, some megabytes.
@@ -48,6 +48,8 @@ pub struct Hub {
     publish: Histogram,
     /// The own view's reading end, once it was asked for.
     views: Mutex<Option<Views>>,
+    /// Guards plain values.
+    sums: Mutex<Sums>,
 }
 
 impl Hub {
@@ -73,6 +75,7 @@ impl Hub {
                 &[],
             ),
             views: Mutex::new(None),
+            sums: Mutex::default(),
         })
     }
 
@@ -94,6 +97,12 @@ impl Hub {
         self.moments.subscribe()
     }
 
+    /// The digest of the catalogue at a revision; none when it is not among the newest.
+    #[must_use]
+    pub fn sum_at(&self, revision: Revision) -> Option<u128> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner).at(revision)
+    }
+
     /// Who watches.
     #[must_use]
     pub fn subscribers(&self) -> &Arc<Subscribers> {
@@ -104,7 +113,7 @@ impl Hub {
     #[must_use]
     pub fn local_views(&self, tasks: &Tasks) -> Views {
         // Guards the first call only.
-        let mut views = self.views.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(views) = views.as_ref() {
             return views.clone();
         }
@@ -145,6 +154,12 @@ fn follow(view: &View, moment: &Moment) -> Option<View> {
 impl Publish for Hub {
     fn publish(&self, published: Published) {
         let (revision, at, is_news) = (published.revision, published.at, !published.reset);
+        let mut sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
+        if published.reset {
+            sums.reset();
+        }
+        sums.push(revision, published.state.sum());
+        drop(sums);
         self.moments.send_modify(|moment| {
             let mut history = moment.history.clone();
             // A new life's revisions cannot be compared with the old one's.

@@ -78,6 +78,12 @@ impl Subscriber {
         self.replaced.get_or_insert(old);
     }
 
+    /// The position of the update that was given last, and the catalogue that it was made of.
+    #[must_use]
+    pub fn given(&self) -> Option<(Held, &Arc<State>)> {
+        self.given.as_ref().map(|(held, state)| (*held, state))
+    }
+
     /// The next update, once there is one; none when the hub is gone. Safe to cancel: what was not returned is still to
     /// come.
     pub async fn next(&mut self) -> Option<Update> {

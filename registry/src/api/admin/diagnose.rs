@@ -44,7 +44,12 @@ impl Admin {
             // As late as possible: the asker compares it with the time of the answer.
             wall_ms: now.0,
             no_quorum,
-            nodes: parts.replica.nodes().into_iter().map(node).collect(),
+            nodes: parts
+                .replica
+                .nodes()
+                .into_iter()
+                .map(|status| node(status, &parts.replica.state()))
+                .collect(),
             disk: Some(disk),
             certificates: self.certificates(state),
             reach,

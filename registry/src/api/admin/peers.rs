@@ -10,7 +10,8 @@ use proto::admin::v1 as pb;
 use super::{Admin, exports::policy_outward, saturating_ms, status::age_ms};
 use crate::{
     api::{Error, outward::field},
-    catalog::{Command, Peer, State},
+    catalog::{Command, Peer, State, Subject},
+    federation::part_names,
 };
 
 impl Admin {
@@ -36,6 +37,11 @@ impl Admin {
         self.committed(Command::RemovePeer(region)).await
     }
 
+    pub(crate) async fn repair_peer(&self, request: pb::RepairPeerRequest) -> Result<pb::Committed, Error> {
+        let region: RegionId = field("region", request.region.parse())?;
+        self.committed(Command::RepairPeer(region)).await
+    }
+
     /// All peers, for status too.
     pub(super) fn peers(&self, state: &State) -> Vec<pb::Peer> {
         state.peers().map(|peer| self.peer(state, peer)).collect()
@@ -44,6 +50,7 @@ impl Admin {
     fn peer(&self, state: &State, peer: &Peer) -> pb::Peer {
         let record = &peer.record;
         let link = self.parts.federation.status(&record.region);
+        let finding = state.finding(&Subject::Peer(record.region.clone()));
         pb::Peer {
             region: record.region.to_string(),
             trust_domain: record.bundle.trust_domain().to_string(),
@@ -58,6 +65,9 @@ impl Admin {
             version: link.version,
             clock_ahead_ms: link.clock_ahead_ms,
             import: Some(policy_outward(&record.region, &record.import)),
+            divergence: finding.map_or_else(String::new, |found| {
+                format!("{} since r{}", part_names(&found.parts), found.revision)
+            }),
         }
     }
 }

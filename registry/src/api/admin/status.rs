@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use mesh::{
-    model::{EndpointState, Timestamp},
+    model::{EndpointState, NodeId, Timestamp},
     runtime::clock,
 };
 use proto::admin::v1 as pb;
 
 use super::{Admin, saturating_ms};
-use crate::{api::Error, raft::NodeStatus};
+use crate::{
+    api::Error,
+    catalog::{State, Subject},
+    raft::NodeStatus,
+};
 
 /// A peer that was not heard for so long is worth a word.
 const PEER_SILENT: Duration = Duration::from_secs(15);
@@ -35,10 +39,12 @@ impl Admin {
                 .filter(|gateway| gateway.region == parts.config.region && gateway.state == EndpointState::Ready)
                 .count(),
             exports: state.exports().count(),
+            diverged: diverged(state, &nodes),
+            conflicts: state.conflicts().map(|service| service.name.to_string()).collect(),
         };
         Ok(pb::Status {
             warnings: warnings(&facts),
-            nodes: nodes.into_iter().map(node).collect(),
+            nodes: nodes.into_iter().map(|status| node(status, state)).collect(),
             peers,
             subscribers: parts.subscribers(),
             services: state.service_count() as u64,
@@ -53,8 +59,15 @@ impl Admin {
     }
 }
 
-pub(super) fn node(status: NodeStatus) -> pb::Node {
+/// Nodes whose catalogue differs from the leader's.
+fn diverged(state: &State, nodes: &[NodeStatus]) -> Vec<NodeId> {
+    let ids = nodes.iter().map(|status| status.id);
+    ids.filter(|id| state.finding(&Subject::Node(*id)).is_some()).collect()
+}
+
+pub(super) fn node(status: NodeStatus, state: &State) -> pb::Node {
     pb::Node {
+        diverged: state.finding(&Subject::Node(status.id)).is_some(),
         id: status.id.0,
         raft_address: status.node.raft_address,
         api_address: status.node.api_address,
@@ -79,12 +92,17 @@ struct Facts<'a> {
     /// Ready gateways of this region.
     gateways: usize,
     exports: usize,
+    /// Nodes whose catalogue is not the leader's.
+    diverged: Vec<NodeId>,
+    /// Services about which regions disagree.
+    conflicts: Vec<String>,
 }
 
 /// Text for people. Pure.
 fn warnings(facts: &Facts<'_>) -> Vec<String> {
     let mut out = Vec::new();
     node_warnings(facts, &mut out);
+    copy_warnings(facts, &mut out);
     for peer in facts.peers {
         let region = &peer.region;
         match peer.age_ms {
@@ -117,7 +135,8 @@ fn warnings(facts: &Facts<'_>) -> Vec<String> {
         && ends.since(facts.now) < AUTHORITY_ENDS
     {
         out.push(format!(
-            "the region's issuing certificate ends in {} days; plan a new authority",
+            "the region's issuing certificate ends in {} days; renew it: isthmus ca rotate, or put the root's key back on a \
+             node",
             ends.since(facts.now).as_secs() / 86_400
         ));
     }
@@ -128,6 +147,37 @@ fn warnings(facts: &Facts<'_>) -> Vec<String> {
         );
     }
     out
+}
+
+/// Copies that should be equal and are not.
+fn copy_warnings(facts: &Facts<'_>, out: &mut Vec<String>) {
+    for peer in facts.peers.iter().filter(|peer| !peer.divergence.is_empty()) {
+        out.push(format!(
+            "what is held of peer {} differs from what it shows ({}); run isthmus peer repair {}",
+            peer.region, peer.divergence, peer.region
+        ));
+    }
+    let voters = facts.nodes.iter().filter(|node| node.voter).count();
+    if facts.diverged.len() > voters / 2 {
+        let leader = facts.nodes.iter().find(|node| node.leader).map_or(0, |node| node.id.0);
+        out.push(format!(
+            "most nodes hold another catalogue than the leader, node {leader}; replace it: isthmus registry remove-node \
+             {leader}, then join a new one"
+        ));
+    } else {
+        for node in &facts.diverged {
+            out.push(format!(
+                "node {node} holds another catalogue than the leader; replace it: isthmus registry remove-node {node}, \
+                 then join a new one"
+            ));
+        }
+    }
+    if let Some(first) = facts.conflicts.first() {
+        out.push(format!(
+            "regions disagree about {} services, {first} among them; the oldest export wins; see isthmus services",
+            facts.conflicts.len()
+        ));
+    }
 }
 
 fn node_warnings(facts: &Facts<'_>, out: &mut Vec<String>) {
@@ -178,8 +228,6 @@ pub(super) fn age_ms(now: Timestamp, then: Timestamp) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use mesh::model::NodeId;
-
     use super::*;
     use crate::raft::Node;
 
@@ -208,6 +256,8 @@ mod tests {
             authority_ends: None,
             gateways: 1,
             exports: 1,
+            diverged: Vec::new(),
+            conflicts: Vec::new(),
         };
         warnings(&facts).join("\n")
     }
@@ -232,5 +282,38 @@ mod tests {
             ..pb::Peer::default()
         };
         assert!(said(&nodes(&[Some(true); 3]), &[silent], 0).contains("silent for 61 s"));
+    }
+
+    #[test]
+    fn copies_that_differ_are_named_with_what_mends_them() {
+        let nodes = nodes(&[Some(true); 3]);
+        let peer = pb::Peer {
+            region: "us".into(),
+            connected: true,
+            age_ms: Some(1),
+            divergence: "endpoints since r41".into(),
+            ..pb::Peer::default()
+        };
+        let facts = |diverged: &[u64]| Facts {
+            now: Timestamp(1_000_000),
+            nodes: &nodes,
+            peers: std::slice::from_ref(&peer),
+            unverified: 0,
+            certificate: (Timestamp(2_000_000), Timestamp(3_000_000)),
+            authority_ends: None,
+            gateways: 1,
+            exports: 1,
+            diverged: diverged.iter().map(|id| NodeId(*id)).collect(),
+            conflicts: vec!["pay.shop".into()],
+        };
+        let one = warnings(&facts(&[3])).join("\n");
+        for part in ["isthmus peer repair us", "remove-node 3", "pay.shop among them"] {
+            assert!(one.contains(part), "{part} in {one}");
+        }
+        let most = warnings(&facts(&[2, 3])).join("\n");
+        assert!(
+            most.contains("remove-node 1") && !most.contains("remove-node 3"),
+            "{most}"
+        );
     }
 }

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 
 use mesh::{
     identity::Bundle,
-    model::{Endpoint, Gateway, Key, Override, RegionId, RegionStatus, Service, Tenant},
+    model::{Endpoint, Gateway, Held, Key, Override, RegionId, RegionStatus, Service, Tenant},
 };
 
 use super::{Outcome, Transaction, not_found};
-use crate::catalog::{Definition, ImportSet, Peer, Refusal, Reply, State};
+use crate::catalog::{
+    Definition, ImportSet, Peer, Refusal, Reply, State,
+    digest::{self, Part, Refused},
+    record::RecordKey,
+};
 
 impl Transaction<'_> {
     pub(super) fn import(&mut self, region: &RegionId, set: &ImportSet) -> Outcome {
@@ -18,6 +22,16 @@ impl Transaction<'_> {
         if set.base.is_some() && set.base != peer.held {
             let text = format!("imports from region {region} are held at another position; ask it for a snapshot");
             return Err(Refusal::Conflict(text));
+        }
+        let mut refused = self
+            .state
+            .refused
+            .get(region)
+            .map(|refused| Refused::clone(refused))
+            .unwrap_or_default();
+        // A snapshot begins, in one set or in the first of several: what was refused before it counts no more.
+        if set.full || (set.base.is_none() && set.held == Held::default()) {
+            refused = Refused::default();
         }
         if set.full {
             let named = named(set);
@@ -29,22 +43,15 @@ impl Transaction<'_> {
         }
         for key in &set.removed {
             match Key::parse(key) {
-                Ok(key) => self.remove_imported(region, &key),
+                Ok(key) => {
+                    refused.forget(&key);
+                    self.remove_imported(region, &key);
+                }
                 Err(_) => peer.dropped += 1,
             }
         }
-        let mut owned = Vec::new();
-        owned.extend(set.bundles.iter().map(|bundle| self.import_bundle(&mut peer, bundle)));
-        owned.extend(set.services.iter().map(|service| self.import_service(&peer, service)));
-        owned.extend(
-            set.endpoints
-                .iter()
-                .map(|endpoint| self.import_endpoint(&peer, endpoint)),
-        );
-        owned.extend(set.gateways.iter().map(|gateway| self.import_gateway(&peer, gateway)));
-        owned.extend(set.tenants.iter().map(|tenant| self.import_tenant(region, tenant)));
-        owned.extend(set.overrides.iter().map(|order| self.import_override(region, order)));
-        peer.dropped += owned.into_iter().filter(|owned| !owned).count() as u64;
+        self.import_records(&mut peer, set, &mut refused);
+        self.set_refused(region, refused);
         if let (Some(proxies), Some(status)) = (&set.tenant_proxies, self.state.regions.get(region)) {
             self.put_status(RegionStatus {
                 tenant_proxies: proxies.clone(),
@@ -56,6 +63,51 @@ impl Transaction<'_> {
         Ok(Reply::Done)
     }
 
+    fn import_records(&mut self, peer: &mut Peer, set: &ImportSet, refused: &mut Refused) {
+        let region = peer.record.region.clone();
+        let mut dropped = 0;
+        let mut taken = |is_owned: bool, key: Key, part: Part, sum: &dyn Fn() -> u128| {
+            if is_owned {
+                refused.forget(&key);
+            } else {
+                dropped += 1;
+                refused.note(&key, part, sum());
+            }
+        };
+        for bundle in &set.bundles {
+            let domain = bundle.trust_domain();
+            let is_owned = self.import_bundle(peer, bundle);
+            let sum = || digest::of(&RecordKey::Bundle(domain.clone()), bundle);
+            taken(is_owned, Key::Bundle(domain.clone()), Part::Trust, &sum);
+        }
+        for service in &set.services {
+            let is_owned = self.import_service(peer, service);
+            let sum = || digest::definition(&service.name, &region, &definition(service));
+            taken(is_owned, Key::Service(service.name.clone()), Part::Services, &sum);
+        }
+        for endpoint in &set.endpoints {
+            let (name, id) = (&endpoint.service, &endpoint.id);
+            let is_owned = self.import_endpoint(peer, endpoint);
+            let sum = || digest::of(&RecordKey::Endpoint(name.clone(), id.clone()), endpoint);
+            taken(is_owned, Key::Endpoint(name.clone(), id.clone()), Part::Endpoints, &sum);
+        }
+        for gateway in &set.gateways {
+            let is_owned = self.import_gateway(peer, gateway);
+            let sum = || digest::of(&RecordKey::Gateway(gateway.id.clone()), gateway);
+            taken(is_owned, Key::Gateway(gateway.id.clone()), Part::Gateways, &sum);
+        }
+        for tenant in &set.tenants {
+            let is_owned = self.import_tenant(&region, tenant);
+            let sum = || digest::of(&RecordKey::Tenant(tenant.id.clone()), tenant);
+            taken(is_owned, Key::Tenant(tenant.id.clone()), Part::Tenants, &sum);
+        }
+        for order in &set.overrides {
+            // No part of any digest.
+            dropped += u64::from(!self.import_override(&region, order));
+        }
+        peer.dropped += dropped;
+    }
+
     // Each of these gives false for a record that the peer may not send.
 
     fn import_bundle(&mut self, peer: &mut Peer, bundle: &Bundle) -> bool {
@@ -63,7 +115,8 @@ impl Transaction<'_> {
         if *bundle.region() != peer.record.region || bundle.trust_domain() != held.trust_domain() {
             return false;
         }
-        if bundle.sequence() > held.sequence() {
+        // Of one sequence there is one bundle: the origin's, whatever is here.
+        if bundle.sequence() >= held.sequence() {
             peer.record.bundle = bundle.clone();
             self.put_bundle(bundle.clone());
         }
@@ -76,13 +129,7 @@ impl Transaction<'_> {
             return false;
         }
         if peer.record.import.accepts(&service.name) {
-            let definition = Definition {
-                ports: service.ports.clone(),
-                headless: service.headless,
-                created_at: service.created_at,
-                empty_since: None,
-            };
-            self.put_definition(&service.name, region, definition);
+            self.put_definition(&service.name, region, definition(service));
         }
         true
     }
@@ -217,6 +264,16 @@ impl State {
             .chain(tenants.map(|tenant| Key::Tenant(tenant.id.clone())))
             .chain(overrides.map(|order| Key::Override(order.id.clone())))
             .collect()
+    }
+}
+
+/// A peer's service as it is kept.
+fn definition(service: &Service) -> Definition {
+    Definition {
+        ports: service.ports.clone(),
+        headless: service.headless,
+        created_at: service.created_at,
+        empty_since: None,
     }
 }
 

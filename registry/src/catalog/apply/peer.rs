@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use mesh::model::{ImportPolicy, RegionId, RegionStatus, Timestamp};
 
 use super::{Outcome, Transaction, not_found};
-use crate::catalog::{Peer, PeerRecord, Refusal, Reply};
+use crate::catalog::{Peer, PeerRecord, Refusal, Reply, Subject, digest::Refused};
 
 impl Transaction<'_> {
     pub(super) fn put_peer(&mut self, record: &PeerRecord) -> Outcome {
@@ -68,6 +68,8 @@ impl Transaction<'_> {
         self.remove_imports(region);
         self.remove_bundle(peer.record.bundle.trust_domain());
         self.remove_status(region);
+        self.set_refused(region, Refused::default());
+        self.set_finding(&Subject::Peer(region.clone()), None);
         self.set_peer(region, None);
         Ok(Reply::Done)
     }

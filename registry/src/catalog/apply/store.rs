@@ -11,7 +11,10 @@ use mesh::{
 };
 
 use super::{super::record::RecordKey, Transaction};
-use crate::catalog::{Definition, Drill, GatewayHold, Peer, TokenDigest, TokenRecord, WorkloadHold, entry::Meta};
+use crate::catalog::{
+    Checkpoint, Definition, Drill, Finding, GatewayHold, Peer, Rotation, Subject, TokenDigest, TokenRecord,
+    WorkloadHold, digest::Refused, entry::Meta,
+};
 
 /// Slots that are tried for a virtual address. With 20,000 services a quarter of them are taken, and a chain of this length
 /// does not occur; a service without a slot resolves to its endpoints.
@@ -183,6 +186,41 @@ impl Transaction<'_> {
             None => self.state.peers.remove(region),
         };
         self.dirty.insert(RecordKey::Peer(region.clone()));
+    }
+
+    pub(super) fn set_refused(&mut self, region: &RegionId, refused: Refused) {
+        if self
+            .state
+            .refused
+            .get(region)
+            .map_or(refused.is_empty(), |old| **old == refused)
+        {
+            return;
+        }
+        if refused.is_empty() {
+            self.state.refused.remove(region);
+        } else {
+            self.state.refused.insert(region.clone(), Arc::new(refused));
+        }
+        self.dirty.insert(RecordKey::Refused(region.clone()));
+    }
+
+    pub(super) fn set_finding(&mut self, subject: &Subject, finding: Option<Finding>) {
+        match finding {
+            Some(finding) => self.state.findings.insert(subject.clone(), Arc::new(finding)),
+            None => self.state.findings.remove(subject),
+        };
+        self.dirty.insert(RecordKey::Finding(subject.clone()));
+    }
+
+    pub(super) fn set_checkpoint(&mut self, checkpoint: Option<Checkpoint>) {
+        self.state.checkpoint = checkpoint;
+        self.dirty.insert(RecordKey::Checkpoint);
+    }
+
+    pub(super) fn set_rotation(&mut self, rotation: Option<Rotation>) {
+        self.state.rotation = rotation.map(Arc::new);
+        self.dirty.insert(RecordKey::Rotation);
     }
 
     pub(super) fn put_status(&mut self, status: RegionStatus) {

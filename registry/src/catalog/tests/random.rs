@@ -11,7 +11,7 @@ use crate::catalog::{Applied, Command, ImportSet, Lessee, State};
 const REGIONS: [&str; 3] = ["us", "ap", "eu"];
 const SERVICES: [&str; 3] = ["pay.shop", "cart.shop", "ledger.bank"];
 
-fn commands() -> impl Strategy<Value = Command> {
+pub(super) fn commands() -> impl Strategy<Value = Command> {
     let workload_name = (0..6_u8).prop_map(|n| format!("w{n}"));
     let lessee = workload_name.clone().prop_map(|name| Lessee::Workload(id(&name)));
     let picked = prop::sample::subsequence(vec!["pay.shop", "cart.shop"], 0..=2);
