@@ -44,7 +44,7 @@ impl Audit {
             node,
             clock,
             metrics: metrics.clone(),
-            gauges: BTreeMap::new(),
+            gauges: BTreeMap::from([(Subject::Node(node), diverged(metrics, &Subject::Node(node)))]),
             is_unseen: true,
         }
     }
@@ -135,23 +135,24 @@ impl Audit {
         self.is_unseen.then_some(Command::Checkpoint(None))
     }
 
-    /// One gauge for each copy that differed since this node runs.
+    /// One gauge for this node's own copy, and for each other one that differed since this node runs.
     fn count(&mut self, state: &State) {
         for (subject, gauge) in &self.gauges {
             gauge.set(f64::from(u8::from(state.finding(subject).is_some())));
         }
         for (subject, _) in state.findings() {
-            let metrics = &self.metrics;
-            let gauge = self.gauges.entry(subject.clone()).or_insert_with(|| {
-                metrics.gauge(
-                    "isthmus_registry_diverged",
-                    "1 while a copy differs from its original: what is held of a peer, or a node's catalogue",
-                    &[("copy", &subject.to_string())],
-                )
-            });
-            gauge.set(1.0);
+            let gauge = self.gauges.entry(subject.clone());
+            gauge.or_insert_with(|| diverged(&self.metrics, subject)).set(1.0);
         }
     }
+}
+
+fn diverged(metrics: &Metrics, subject: &Subject) -> Gauge {
+    metrics.gauge(
+        "isthmus_registry_diverged",
+        "1 while a copy differs from its original: what is held of a peer, or a node's catalogue",
+        &[("copy", &subject.to_string())],
+    )
 }
 
 /// What is to be said of this node's own copy: none when all is said, or nothing can be compared.
