@@ -27,7 +27,7 @@ use registry::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::{Region, World, eventually, isthmus};
+use tests::{Region, World, eventually, eventually_within, isthmus};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -80,13 +80,17 @@ fn of(region: &Region) -> Said {
 /// Says exactly this, in the end: leases, elections and links take a moment.
 async fn says(region: &Region, names: &[&str]) -> Said {
     let mut last = None;
-    eventually(&format!("{} says {names:?}", region.name), async || {
-        let said = of(region);
-        let met = said.names == names;
-        let seen = format!("{:#}", said.report);
-        last = Some(said);
-        if met { Ok(()) } else { Err(seen) }
-    })
+    eventually_within(
+        Duration::from_secs(90),
+        &format!("{} says {names:?}", region.name),
+        async || {
+            let said = of(region);
+            let met = said.names == names;
+            let seen = format!("{:#}", said.report);
+            last = Some(said);
+            if met { Ok(()) } else { Err(seen) }
+        },
+    )
     .await;
     last.unwrap()
 }

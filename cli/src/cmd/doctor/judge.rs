@@ -28,13 +28,18 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Finding> {
         // Nobody has told anything: the rest would be guessing.
         return findings;
     }
-    let checks: [Check; 10] = [
+    let checks: [Check; 11] = [
         ("quorum", nodes::quorum, ""),
         ("clocks", clocks::judge, "agree within 30 s"),
         ("certificates", certificates::region, "none ends soon"),
         ("ports", ports::judge, "all that should answer do"),
         ("trust", peers::trust, "peers and this region know each other's bundles"),
         ("peers", peers::links, ""),
+        (
+            "divergence",
+            peers::divergence,
+            "no copy is known to differ from its original",
+        ),
         ("dns", ports::dns, "each node answers over UDP and TCP"),
         ("disk", load::disk, ""),
         ("versions", load::versions, ""),

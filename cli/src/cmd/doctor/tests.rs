@@ -174,6 +174,7 @@ fn a_healthy_region_has_nothing_wrong_and_every_check_is_told() {
         "ports",
         "trust",
         "peers",
+        "divergence",
         "dns",
         "disk",
         "versions",
@@ -273,7 +274,7 @@ fn a_region_whose_clock_differs_is_named_and_its_neighbour_is_not() {
 #[test]
 fn each_fact_has_its_name() {
     type Change = fn(&mut NodeFacts);
-    let cases: [(&str, Change); 17] = [
+    let cases: [(&str, Change); 19] = [
         ("certificate-expired", |facts| {
             facts.certificates[0].not_after_ms = NOW - 1
         }),
@@ -298,6 +299,14 @@ fn each_fact_has_its_name() {
         }),
         ("dns-upstream-unreachable", |facts| {
             facts.dns.as_mut().unwrap().upstream_error = "SERVFAIL".into();
+        }),
+        ("divergence", |facts| facts.nodes[1].diverged = true),
+        ("divergence", |facts| {
+            facts.reach.push(towards_peer(""));
+            facts.peers = vec![Peer {
+                divergence: "endpoints since r41".into(),
+                ..peer(true)
+            }];
         }),
         ("disk-full", |facts| facts.disk.as_mut().unwrap().free_mib = 63),
         ("disk-nearly-full", |facts| facts.disk.as_mut().unwrap().free_mib = 100),

@@ -143,3 +143,32 @@ pub(super) fn links(case: &Case<'_>) -> Vec<Finding> {
     }
     findings
 }
+
+/// Copies that should be equal and are not: what is held of a peer, and nodes' catalogues.
+pub(super) fn divergence(case: &Case<'_>) -> Vec<Finding> {
+    let Some(best) = case.best() else { return Vec::new() };
+    let mut findings = Vec::new();
+    for peer in best.facts.peers.iter().filter(|peer| !peer.divergence.is_empty()) {
+        findings.push(Finding::fault(
+            "divergence",
+            "divergence",
+            format!(
+                "what is held of region {} differs from what it shows: {}",
+                peer.region, peer.divergence
+            ),
+            format!("isthmus peer repair {}", peer.region),
+        ));
+    }
+    for node in best.facts.nodes.iter().filter(|node| node.diverged) {
+        findings.push(Finding::fault(
+            "divergence",
+            "divergence",
+            format!("the catalogue of node {} differs from the leader's", node.id),
+            format!(
+                "isthmus registry remove-node {}, then join a new one with an empty data directory",
+                node.id
+            ),
+        ));
+    }
+    findings
+}
