@@ -1,8 +1,10 @@
 //! `isthmus doctor` names the fault that was put in, and no other. Whole daemons, real sockets, and the compiled binary as an
 //! operator runs it; what is faked says so.
 
+mod slow;
+
 use std::{
-    fs, io,
+    fs,
     net::{SocketAddr, TcpListener},
     path::Path,
     sync::Arc,
@@ -23,9 +25,9 @@ use proto::{
 use registry::{
     Machine,
     authority::{Authority, Root},
-    raft::storage::{File, Files},
 };
 use serde_json::Value;
+use slow::Slow;
 use tempfile::TempDir;
 use tests::{Region, World, eventually, eventually_within, isthmus};
 
@@ -372,62 +374,6 @@ async fn a_disk_that_fills_up_is_named_before_and_after_it_is_full() {
     let full = Solo::start("", &reserve(free_mib * 2)).await;
     assert_eq!(full.names(), ["disk-full"]);
     full.end().await;
-}
-
-/// A disk that takes its time to make a write durable: what is written is real, the wait is added.
-struct Slow(Arc<dyn Files>);
-
-struct SlowFile(Arc<dyn File>);
-
-const DELAY: Duration = Duration::from_millis(600);
-
-impl Files for Slow {
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.0.list(folder)
-    }
-    fn make_folder(&self, folder: &str) -> io::Result<()> {
-        self.0.make_folder(folder)
-    }
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(SlowFile(self.0.create(name)?)))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(SlowFile(self.0.open(name)?)))
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.0.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync_directory(&self, folder: &str) -> io::Result<()> {
-        self.0.sync_directory(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.0.free_bytes()
-    }
-    fn display(&self, name: &str) -> String {
-        self.0.display(name)
-    }
-}
-
-impl File for SlowFile {
-    fn length(&self) -> io::Result<u64> {
-        self.0.length()
-    }
-    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        self.0.read_at(at, into)
-    }
-    fn write_at(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_at(at, bytes)
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_length(length)
-    }
-    fn sync(&self) -> io::Result<()> {
-        std::thread::sleep(DELAY);
-        self.0.sync()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
