@@ -1,6 +1,7 @@
 //! The subscription: one stream to any node of the own region's registry, opened again elsewhere when it ends. Its silence
 //! withdraws nothing: the last view stays published, and grows older.
 
+mod acks;
 mod meters;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
-use self::meters::Meters;
+use self::{acks::Acks, meters::Meters};
 use super::{
     Contact, Demand, Interest, Publisher, Views,
     asked::{Asked, Unsure},
@@ -28,8 +29,8 @@ use crate::{
 
 /// Most records of one snapshot; a registry that sends more has lost its mind.
 const RECORDS_MAX: usize = 2_000_000;
-/// Acknowledgements that wait to be sent; a later one covers those before it.
-const ACKS_MAX: usize = 16;
+/// Requests that wait to be sent.
+const REQUESTS_MAX: usize = 16;
 /// How often a node may offer an older view than the held one before it is believed. A node that lags catches up meanwhile.
 const REFUSALS_MAX: u32 = 3;
 const AGE_TICK: Duration = Duration::from_secs(1);
@@ -287,7 +288,7 @@ impl Follower {
         let opening = self.asked.open(interest.clone());
         let view = self.publisher.current();
         let resumes = view.region().is_some() && opening.resumes;
-        let (requests, outgoing) = mpsc::channel(ACKS_MAX);
+        let (requests, outgoing) = mpsc::channel(REQUESTS_MAX);
         let start = pb::Start {
             interest: Some(interest.to_wire(opening.sequence)),
             held: resumes.then(|| view.held().into()),
@@ -304,9 +305,15 @@ impl Follower {
         let mut updates = stream.map_err(|_| SessionError::Closed)??.into_inner();
 
         let mut building: Option<Building> = None;
+        let mut acks = Acks::default();
         loop {
             let update = tokio::select! {
                 update = updates.message() => update?.ok_or(SessionError::Closed)?,
+                ack = acks.due() => {
+                    // Where the queue is full a later acknowledgement covers this one.
+                    let _ = requests.try_send(request(Kind::Ack(ack)));
+                    continue;
+                }
                 Ok(()) = self.wanted.changed(), if self.asked.may_change() => {
                     let interest = self.wanted.borrow_and_update().clone();
                     let sequence = self.asked.change(interest.clone());
@@ -323,12 +330,7 @@ impl Follower {
             let is_empty = update.upserts.is_empty() && update.removed.is_empty() && building.is_none() && !update.full;
             if let Some((applied, widened)) = self.apply(update, &mut building)? {
                 self.publish(applied, !is_empty || widened);
-                let ack = pb::Ack {
-                    held: Some(self.publisher.current().held().into()),
-                    applied_at_ms: clock::wall().0,
-                };
-                // Where the queue is full a later acknowledgement covers this one.
-                let _ = requests.try_send(request(Kind::Ack(ack)));
+                acks.applied(self.publisher.current().held());
             }
         }
     }

@@ -169,10 +169,11 @@ impl Ticket {
         let applied = std::mem::replace(&mut row.awaited, newer);
         row.acknowledged = held.revision;
         drop(table);
-        for committed_at in applied.into_values().filter_map(|(_, committed_at)| committed_at) {
+        // The time is that of the newest; those before it were applied some time sooner.
+        if let Some((_, (_, Some(committed_at)))) = applied.last_key_value() {
             self.subscribers
                 .applied
-                .record(applied_at.since(committed_at).as_secs_f64());
+                .record(applied_at.since(*committed_at).as_secs_f64());
         }
     }
 }

@@ -15,8 +15,8 @@ use tokio::{sync::watch, time::Instant};
 use super::{Hub, Moment, Scope};
 use crate::catalog::State;
 
-/// Changes that come this close together go out together: far below what a caller notices, and it spares a busy region most
-/// of the work for a thousand subscribers.
+/// Least time between two updates, so that changes which come close together go out together: far below what a caller
+/// notices, and it spares a busy region most of the work for a thousand subscribers.
 const COALESCED: Duration = Duration::from_millis(3);
 /// How long a position may lag behind while nothing visible changes: so that a resume seldom needs a snapshot.
 const QUIET_MAX: Duration = Duration::from_secs(1);
@@ -105,7 +105,8 @@ impl Subscriber {
                 Err(_) => return Some(()),
             },
         }
-        tokio::time::sleep(COALESCED).await;
+        // Alone it goes at once; the next ones, close behind, go together.
+        tokio::time::sleep_until(self.given_at + COALESCED).await;
         Some(())
     }
 

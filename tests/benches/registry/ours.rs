@@ -1,6 +1,6 @@
 //! Regions of real registry processes, and agents and watchers that speak to them over mutual TLS.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use cli::demo::lab::{Lab, Region, Spec, get, join_token};
@@ -8,13 +8,13 @@ use mesh::{
     identity::{Expect, Identity, Obtain, Role, obtain},
     net::grpc::{self, Credentials, MESSAGE_BYTES_MAX, Timeouts},
     ops::Metrics,
-    runtime::{Stop, Tasks},
+    runtime::{Stop, Tasks, clock},
 };
 use proto::registry::v1::{
     self as pb, AgentMessage, AgentReply, EndpointState, agent_message, agent_reply, register_client::RegisterClient,
     watch_client::WatchClient, watch_request,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
@@ -175,8 +175,12 @@ fn message(kind: agent_message::Kind) -> AgentMessage {
     AgentMessage { kind: Some(kind) }
 }
 
+/// As a proxy does it.
+const ACK_EVERY: Duration = Duration::from_millis(250);
+
 /// One subscriber's stream.
 pub(crate) struct Watch {
+    acknowledged: Option<Instant>,
     requests: mpsc::Sender<pb::WatchRequest>,
     updates: Streaming<pb::Update>,
 }
@@ -199,17 +203,25 @@ impl Watch {
         requests.send(pb::WatchRequest { kind: Some(start) }).await?;
         let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let updates = client.subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
-        let mut watch = Self { requests, updates };
+        let mut watch = Self {
+            acknowledged: None,
+            requests,
+            updates,
+        };
         while watch.update().await?.more {}
         Ok(watch)
     }
 
-    /// The next message, acknowledged.
+    /// The next message, acknowledged when it is time for that.
     pub(crate) async fn update(&mut self) -> anyhow::Result<pb::Update> {
         let update = self.updates.message().await?.context("the watch was closed")?;
+        if self.acknowledged.is_some_and(|at| at.elapsed() < ACK_EVERY) {
+            return Ok(update);
+        }
+        self.acknowledged = Some(clock::now());
         let ack = pb::Ack {
             held: update.held,
-            applied_at_ms: mesh::runtime::clock::wall().0,
+            applied_at_ms: clock::wall().0,
         };
         let ack = watch_request::Kind::Ack(ack);
         self.requests.send(pb::WatchRequest { kind: Some(ack) }).await?;
