@@ -24,6 +24,6 @@ pub use id::{
 pub use policy::{Override, RegionStatus};
 pub use revision::{Held, Incarnation, Revision, Timestamp};
 pub use service::{Port, Protocol, Service, VIRTUAL_V4, VIRTUAL_V6, virtual_ips};
-pub use tenant::{Quota, Tenant, TenantShare};
+pub use tenant::{LeaseReport, Quota, QuotaLease, Tenant, TenantShare, Usage};
 pub use view::{Coverage, ServiceEntry, View};
 pub use wire::WireError;

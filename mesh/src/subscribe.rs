@@ -10,6 +10,7 @@ mod interest;
 mod keep;
 mod publish;
 mod session;
+mod spending;
 
 pub use attach::{Attachment, Lessee};
 pub use contact::Contact;
@@ -17,6 +18,7 @@ pub use demand::Demand;
 pub use interest::Interest;
 pub use publish::{Publisher, Views};
 pub use session::{Settings, Subscription};
+pub use spending::{Confirmation, Spending};
 
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use mesh::{
     ops::{Metrics, admin},
     route::Source,
     runtime::{Drain, OnExit, Ready, Stop, TaskError, Tasks},
-    subscribe::{Attachment, Settings as SubscribeSettings, Subscription, attach},
+    subscribe::{Attachment, Settings as SubscribeSettings, Spending, Subscription, attach},
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -206,6 +206,7 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
         what: "inbound",
         source,
     })?;
+    let spending = Arc::new(Spending::default());
     let outbound = Outbound::new(
         config.outbound.clone(),
         outbound::Deps {
@@ -216,6 +217,7 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
                 cluster: config.cluster.clone(),
             },
             namespace: workload.namespace.clone(),
+            spending: Arc::clone(&spending),
             metrics: metrics.clone(),
             tasks: inner.clone(),
             accept: outbound_side.accept.clone(),
@@ -233,8 +235,12 @@ async fn build(config: Config, outer: Stop, inner: Tasks) -> Result<Running, Err
     } else {
         ready.clone()
     };
+    let attach = attach::Settings {
+        spending: Some(spending),
+        ..attach::Settings::new(config.registry.clone())
+    };
     let attachment = Arc::new(Attachment::spawn(
-        attach::Settings::new(config.registry.clone()),
+        attach,
         register::lessee(&config, inbound.address()),
         identity.clone(),
         &inner,

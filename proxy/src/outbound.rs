@@ -31,7 +31,7 @@ use mesh::{
     ops::Metrics,
     route::{Explanation, Source},
     runtime::{Drain, OnExit, Stop, Tasks},
-    subscribe::{Demand, Views, demand::EndpointsUnknown},
+    subscribe::{Demand, Spending, Views, demand::EndpointsUnknown},
 };
 use metrics::Counter;
 use serde_json::{Value, json};
@@ -58,6 +58,8 @@ pub struct Deps {
     pub source: Source,
     /// Completes bare names; its tenant pays.
     pub namespace: Namespace,
+    /// Where the tenant's spending is told, and confirmed.
+    pub spending: Arc<Spending>,
     /// For its metrics.
     pub metrics: Metrics,
     /// Supervises its tasks.
@@ -150,6 +152,7 @@ impl Outbound {
             OnExit::StopProcess,
             steward::run(Arc::clone(&shared)),
         );
+        tasks.spawn("outbound-meter", OnExit::StopProcess, meter::run(Arc::clone(&shared)));
         tasks.spawn(
             "outbound-listen",
             OnExit::StopProcess,
@@ -296,7 +299,7 @@ fn share(settings: Settings, deps: Deps) -> Shared {
             silence: settings.silence,
         },
         budget: Budget::new(settings.retry_ratio),
-        meter: Meter::default(),
+        meter: Meter::new(deps.spending),
         meters: SharedMeters {
             retries: deps.metrics.counter(
                 "isthmus_outbound_retries_total",

@@ -325,6 +325,7 @@ impl World {
                 cluster: ClusterId::parse("eu").unwrap(),
             },
             namespace: Namespace::parse("shop").unwrap(),
+            spending: Arc::default(),
             metrics: self.metrics.clone(),
             tasks: self.tasks.clone(),
             accept: self.tasks.stop().clone(),

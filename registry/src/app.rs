@@ -38,6 +38,7 @@ use crate::{
     machine::Machine,
     metrics::Meters,
     node::{self, Card, Disk, Error, Renewal, Rotator},
+    quota::desk::Desk,
     raft::{
         Channels, Replica, Seams,
         propose::Committed,
@@ -60,6 +61,7 @@ pub(crate) struct Parts {
     pub(crate) views: Views,
     pub(crate) federation: Federation,
     pub(crate) meters: Meters,
+    pub(crate) desk: Desk,
     pub(crate) tasks: Tasks,
     /// The replica's folder.
     pub(crate) files: Arc<dyn Files>,
@@ -295,6 +297,7 @@ async fn assemble(config: Config, card: Card, disk: Disk, machine: Machine, task
         hub,
         views,
         federation,
+        desk: Desk::new(card.node, &metrics),
         meters,
         tasks: tasks.clone(),
         config,
@@ -470,6 +473,8 @@ fn watch_over(parts: &Arc<Parts>, ready: &Ready, metrics: &Metrics) {
         OnExit::StopProcess,
         Gauges::new(Arc::clone(parts), metrics).run(),
     );
+    let quotas = parts.desk.clone().run(parts.replica.clone(), tasks.stop().clone());
+    tasks.spawn("quotas", OnExit::StopProcess, quotas);
     let pending = ready.hold("a leader, a vote and the region's catalogue");
     let (parts, stop) = (Arc::clone(parts), tasks.stop().clone());
     tasks.spawn("first-read", OnExit::Ignore, async move {

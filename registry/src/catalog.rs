@@ -10,6 +10,7 @@ pub mod digest;
 mod entry;
 mod finding;
 mod level;
+mod quota;
 mod record;
 mod rotation;
 mod state;
@@ -21,8 +22,8 @@ mod visible;
 
 pub use change::{Applied, Change};
 pub use command::{
-    AuthorityRecord, Batch, Command, Drill, GatewayLease, Grant, ImportSet, Lessee, PeerRecord, Refusal, Reply,
-    TokenDigest, TokenRecord, WorkloadLease, WorkloadService,
+    AuthorityRecord, Batch, Command, Drill, GatewayLease, Grant, ImportSet, LeaseSet, Lessee, PeerRecord, Refusal,
+    Reply, TokenDigest, TokenRecord, WorkloadLease, WorkloadService,
 };
 pub use entry::{Definition, GatewayHold, Peer, WorkloadHold};
 pub use finding::{Checkpoint, Finding, Subject};

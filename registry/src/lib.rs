@@ -16,6 +16,7 @@ mod machine;
 mod metrics;
 mod node;
 pub mod outside;
+pub mod quota;
 pub mod raft;
 pub mod watch;
 

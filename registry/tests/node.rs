@@ -62,7 +62,7 @@ async fn a_workload_gets_a_certificate_registers_and_goes() {
         pb::EndpointState::Draining
     );
     agent
-        .say(agent_message::Kind::Heartbeat(pb::Heartbeat {}))
+        .say(agent_message::Kind::Heartbeat(pb::Heartbeat::default()))
         .await
         .unwrap();
 
@@ -75,7 +75,7 @@ async fn a_workload_gets_a_certificate_registers_and_goes() {
     };
     assert_eq!(kept.endpoint_ids, attached.endpoint_ids);
     let stale = agent
-        .say(agent_message::Kind::Heartbeat(pb::Heartbeat {}))
+        .say(agent_message::Kind::Heartbeat(pb::Heartbeat::default()))
         .await
         .expect_err("moved on");
     assert_eq!(stale.code(), Code::Aborted);

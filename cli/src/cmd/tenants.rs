@@ -1,5 +1,6 @@
 //! `isthmus tenants`: who owns which namespaces, and how much of the mesh they may use.
 
+use mesh::{model::Timestamp, runtime::clock};
 use proto::{
     admin::v1::{PutTenantRequest, RemoveTenantRequest, TenantList},
     registry::v1::{Quota, Tenant},
@@ -20,7 +21,7 @@ pub(super) async fn run(context: &Context, args: TenantsArgs) -> Outcome {
             let tenants = client
                 .call(|mut admin| async move { admin.list_tenants(read).await })
                 .await?;
-            context.printer.show(&tenants, listed)
+            context.printer.show(&tenants, |list| listed(list, clock::wall()))
         }
         Some(TenantsCommand::Set(args)) => {
             let tenant = tenant(args);
@@ -56,7 +57,7 @@ fn tenant(args: TenantArgs) -> Tenant {
     }
 }
 
-fn listed(list: &TenantList) -> String {
+fn listed(list: &TenantList, now: Timestamp) -> String {
     let mut table = Table::new(&[
         "TENANT",
         "NAMESPACES",
@@ -67,7 +68,19 @@ fn listed(list: &TenantList) -> String {
         "ENDPOINTS",
         "PROXIES HERE",
         "IN ALL",
+        "REGION/S",
         "SHARE/S",
+    ]);
+    let mut leases = Table::new(&[
+        "TENANT",
+        "REGION",
+        "FLOOR/S",
+        "LEASE/S",
+        "ENDS IN",
+        "EPOCH",
+        "KEPT TO",
+        "USED/S",
+        "REFUSED/S",
     ]);
     for row in &list.tenants {
         let Some(tenant) = &row.tenant else { continue };
@@ -83,13 +96,49 @@ fn listed(list: &TenantList) -> String {
             row.proxies_here.to_string(),
             row.proxies_everywhere.to_string(),
             if quota.requests_per_second > 0.0 {
+                number(row.region_rate)
+            } else {
+                String::new()
+            },
+            if quota.requests_per_second > 0.0 {
                 limit(row.share_rate)
             } else {
                 String::new()
             },
         ]);
+        for lease in &row.leases {
+            leases.row([
+                tenant.id.clone(),
+                lease.region.clone(),
+                number(lease.floor),
+                if lease.expired { "-".into() } else { number(lease.rate) },
+                ends(lease.expires_at_ms, now),
+                lease.epoch.to_string(),
+                if lease.acknowledged { "yes" } else { "not yet" }.into(),
+                number(lease.used),
+                number(lease.refused),
+            ]);
+        }
     }
-    table.text("no tenants; add one with `isthmus tenants set NAME --namespaces a,b --requests-per-second N`")
+    let text =
+        table.text("no tenants; add one with `isthmus tenants set NAME --namespaces a,b --requests-per-second N`");
+    if list.tenants.iter().all(|row| row.leases.is_empty()) {
+        return text;
+    }
+    format!("{text}\n\n{}", leases.text(""))
+}
+
+fn number(rate: f64) -> String {
+    let text = format!("{rate:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn ends(at_ms: i64, now: Timestamp) -> String {
+    match at_ms {
+        0 => "-".into(),
+        at if at <= now.0 => "over".into(),
+        at => format!("{} s", Timestamp(at).since(now).as_secs()),
+    }
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Register for Fake {
                     fake.note("detach".into());
                     pb::agent_reply::Kind::CommittedRevision(3)
                 }
-                _ => pb::agent_reply::Kind::Heartbeat(pb::Heartbeat {}),
+                _ => pb::agent_reply::Kind::Heartbeat(pb::Heartbeat::default()),
             };
             Ok(pb::AgentReply { kind: Some(kind) })
         });

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Endpoint, EndpointId, Gateway, GatewayId, Held, Override, OverrideId, RegionId, RegionStatus, Service, ServiceName,
-    Tenant, TenantId, TenantShare, Timestamp,
+    Endpoint, EndpointId, Gateway, GatewayId, Held, LeaseReport, Override, OverrideId, QuotaLease, RegionId,
+    RegionStatus, Service, ServiceName, Tenant, TenantId, TenantShare, Timestamp,
 };
 use crate::identity::{Bundle, TrustDomain};
 
@@ -27,6 +27,10 @@ pub enum Key {
     Tenant(TenantId),
     /// `region/<id>`
     Region(RegionId),
+    /// `lease/<tenant>/<region>`
+    Lease(TenantId, RegionId),
+    /// `report/<tenant>/<region>`
+    Report(TenantId, RegionId),
 }
 
 impl fmt::Display for Key {
@@ -40,6 +44,8 @@ impl fmt::Display for Key {
             Self::Override(id) => write!(f, "override/{id}"),
             Self::Tenant(id) => write!(f, "tenant/{id}"),
             Self::Region(id) => write!(f, "region/{id}"),
+            Self::Lease(tenant, region) => write!(f, "lease/{tenant}/{region}"),
+            Self::Report(tenant, region) => write!(f, "report/{tenant}/{region}"),
         }
     }
 }
@@ -63,6 +69,10 @@ pub enum Resource {
     Tenant(Tenant),
     /// To everybody; the entry for the sender's own region carries its live proxies by tenant.
     Region(RegionStatus),
+    /// To the one peer that it is for.
+    Lease(QuotaLease),
+    /// To the tenant's home region.
+    Report(LeaseReport),
 }
 
 impl Resource {
@@ -78,6 +88,8 @@ impl Resource {
             Self::Override(order) => Key::Override(order.id.clone()),
             Self::Tenant(tenant) => Key::Tenant(tenant.id.clone()),
             Self::Region(status) => Key::Region(status.region.clone()),
+            Self::Lease(lease) => Key::Lease(lease.tenant.clone(), lease.region.clone()),
+            Self::Report(report) => Key::Report(report.settled.tenant.clone(), report.settled.region.clone()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Namespace, RegionId, TenantId};
+use super::{Namespace, RegionId, TenantId, Timestamp};
 
 /// Mesh-wide limits; 0 = unlimited, in every field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,65 @@ pub struct TenantShare {
     pub rate: f64,
     /// Requests at once above the rate, at least 1.
     pub burst: f64,
-    /// Live proxies that the quota is divided by.
+    /// How many parts the region's share is divided into.
     pub proxies: u32,
+    /// Grows with every change of the division. 0 = of a registry that confirms nothing: such a share does not expire.
+    pub epoch: u64,
+    /// The least rate of all epochs from `least_since` to this one.
+    pub least: f64,
+    /// See `least`.
+    pub least_since: u64,
+    /// Requests per second while the share is not confirmed.
+    pub floor: f64,
+}
+
+/// What a tenant's home region lets a region spend: the terms of a lease on a part of the rate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QuotaLease {
+    /// Whose rate.
+    pub tenant: TenantId,
+    /// Who may spend it.
+    pub region: RegionId,
+    /// Fences: a region that has heard of an epoch never goes back to a lower one.
+    pub epoch: u64,
+    /// Requests per second until the end, on top of the floor.
+    pub rate: f64,
+    /// Requests per second with no end.
+    pub floor: f64,
+    /// By the clock of whoever looks; clocks differ.
+    pub expires_at: Timestamp,
+}
+
+impl QuotaLease {
+    /// All that may be spent while it lasts.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.rate + self.floor
+    }
+}
+
+/// What proxies let through and refused, requests per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Let through.
+    pub used: f64,
+    /// Refused for want of quota.
+    pub refused: f64,
+}
+
+impl Usage {
+    /// What would have been spent without a limit.
+    #[must_use]
+    pub fn wanted(self) -> f64 {
+        self.used + self.refused
+    }
+}
+
+/// What a region tells the home of a tenant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// None of its proxies spends by older terms than these.
+    pub settled: QuotaLease,
+    /// What its proxies want.
+    pub usage: Usage,
 }

@@ -317,7 +317,7 @@ impl View {
                 self.regions.insert(status.region.clone(), Arc::new(status));
             }
             // For peers; a view has no use for another tenant's quota.
-            Resource::Tenant(_) => {}
+            Resource::Tenant(_) | Resource::Lease(_) | Resource::Report(_) => {}
         }
     }
 
@@ -351,7 +351,7 @@ impl View {
             Key::Region(region) => {
                 self.regions.remove(&region);
             }
-            Key::Tenant(_) => {}
+            Key::Tenant(_) | Key::Lease(..) | Key::Report(..) => {}
         }
     }
 

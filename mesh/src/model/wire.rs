@@ -319,6 +319,8 @@ impl From<Resource> for pb::Resource {
             Resource::Override(order) => Kind::Override(order.into()),
             Resource::Tenant(tenant) => Kind::Tenant(tenant.into()),
             Resource::Region(status) => Kind::RegionStatus(status.into()),
+            Resource::Lease(lease) => Kind::QuotaLease(lease.into()),
+            Resource::Report(report) => Kind::LeaseReport(report.into()),
         };
         Self { kind: Some(kind) }
     }
@@ -337,6 +339,8 @@ impl TryFrom<pb::resource::Kind> for Resource {
             Kind::Override(order) => Self::Override(order.try_into()?),
             Kind::Tenant(tenant) => Self::Tenant(tenant.try_into()?),
             Kind::RegionStatus(status) => Self::Region(status.try_into()?),
+            Kind::QuotaLease(lease) => Self::Lease(lease.try_into()?),
+            Kind::LeaseReport(report) => Self::Report(report.try_into()?),
         })
     }
 }
@@ -364,6 +368,7 @@ impl Key {
             "override" => Self::Override(field("key", id.parse())?),
             "tenant" => Self::Tenant(field("key", id.parse())?),
             "region" => Self::Region(field("key", id.parse())?),
+            "lease" | "report" => policy::lease_key(kind == "lease", id)?,
             _ => return Err(WireError::new("key", "has an unknown kind")),
         })
     }
@@ -386,14 +391,15 @@ impl From<Update> for pb::Update {
 
 impl TryFrom<pb::Update> for Update {
     type Error = WireError;
-    /// Resources of a kind that a newer version added are skipped: they cannot matter to this one.
+    /// Resources and keys of a kind that a newer version added are skipped: they cannot matter to this one.
     fn try_from(update: pb::Update) -> Result<Self, WireError> {
         let upserts = update
             .upserts
             .into_iter()
             .filter_map(|resource| resource.kind)
             .map(TryInto::try_into);
-        let removed = update.removed.iter().map(|key| Key::parse(key));
+        let known = update.removed.iter().filter(|key| policy::is_known_kind(key));
+        let removed = known.map(|key| Key::parse(key));
         Ok(Self {
             region: field("update.region", update.region.parse())?,
             held: update
@@ -471,10 +477,19 @@ mod tests {
             "bundle/eu.example",
             "region/eu",
             "share/acme",
+            "lease/acme/us",
+            "report/acme/us",
         ] {
             assert_eq!(Key::parse(text).expect(text).to_string(), text);
         }
-        for bad in ["", "service", "service/pay", "endpoint/pay.shop", "thing/x"] {
+        for bad in [
+            "",
+            "service",
+            "service/pay",
+            "endpoint/pay.shop",
+            "thing/x",
+            "lease/acme",
+        ] {
             assert!(Key::parse(bad).is_err(), "{bad}");
         }
     }

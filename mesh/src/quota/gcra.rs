@@ -51,6 +51,17 @@ impl Gcra {
         }
     }
 
+    /// A limiter that has spent its burst and one request more: whoever starts anew gets no fresh burst.
+    #[must_use]
+    pub fn spent(rate_per_second: f64, burst: f64, now: Duration) -> Self {
+        let (interval, tolerance) = words(rate_per_second, burst);
+        Self {
+            paid_at: AtomicU64::new(nanos(now).saturating_add(tolerance).saturating_add(interval)),
+            interval: AtomicU64::new(interval),
+            tolerance: AtomicU64::new(tolerance),
+        }
+    }
+
     /// Admits one request at `now`, the time since any origin that stays the same for this limiter.
     ///
     /// # Errors
@@ -80,18 +91,22 @@ impl Gcra {
         }
     }
 
-    /// Goes on with another rate and burst. What was spent above the old rate is still owed, counted in requests: a new
-    /// share is no fresh burst. Has one caller at a time; `admit` may run meanwhile.
+    /// Goes on with another rate and burst. What was spent above the old rate is still owed, counted in requests, and what
+    /// the new burst has more than the old one counts as spent: a new share is no fresh burst. Has one caller at a time;
+    /// `admit` may run meanwhile.
     pub fn set(&self, rate_per_second: f64, burst: f64, now: Duration) {
         let (interval, tolerance) = words(rate_per_second, burst);
         let before = self.interval.swap(interval, Ordering::Relaxed);
-        self.tolerance.store(tolerance, Ordering::Relaxed);
-        if before == interval || before == 0 {
+        let burst_before = self.tolerance.swap(tolerance, Ordering::Relaxed);
+        if before == 0 || (before == interval && burst_before == tolerance) {
             return;
         }
         let now = nanos(now);
+        let at_new = |span: u64| u128::from(span) * u128::from(interval) / u128::from(before);
+        // Rounded up: rounding never admits more.
+        let grown = u128::from(tolerance).saturating_sub(at_new(burst_before));
         let scaled = |paid_at: u64| {
-            let debt = u128::from(paid_at.saturating_sub(now)) * u128::from(interval) / u128::from(before);
+            let debt = at_new(paid_at.saturating_sub(now)) + 1 + grown;
             Some(now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX / 2)))
         };
         // The closure always gives a value, so the update cannot fail.
@@ -156,9 +171,25 @@ mod tests {
         assert_eq!(admitted(&limiter, ms(0), 100), 5);
         limiter.set(20.0, 5.0, ms(0));
         assert_eq!(admitted(&limiter, ms(0), 100), 0, "no fresh burst");
-        assert_eq!(limiter.admit(ms(0)).expect_err("spent"), ms(50), "at the new rate");
+        let wait = limiter.admit(ms(0)).expect_err("spent");
+        assert!(wait.abs_diff(ms(50)) < ms(1), "at the new rate: {wait:?}");
         limiter.set(0.0, 0.0, ms(0));
         assert_eq!(admitted(&limiter, ms(0), 100), 100, "unlimited at once");
+    }
+
+    #[test]
+    fn a_larger_burst_and_a_new_start_begin_spent() {
+        let limiter = Gcra::new(10.0, 5.0);
+        limiter.set(20.0, 10.0, ms(0));
+        assert_eq!(
+            admitted(&limiter, ms(0), 100),
+            5,
+            "the old burst is still there, the rest is earned"
+        );
+        assert_eq!(admitted(&limiter, ms(60_000), 100), 10);
+        let fresh = Gcra::spent(10.0, 5.0, ms(0));
+        assert_eq!(admitted(&fresh, ms(99), 100), 0);
+        assert_eq!(admitted(&fresh, ms(100), 100), 1);
     }
 
     #[test]

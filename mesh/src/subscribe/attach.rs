@@ -2,6 +2,7 @@
 //! ends it is opened again elsewhere, under the newest definition and state; only going away on purpose detaches.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +15,10 @@ use proto::registry::v1::{
     self as pb, agent_message::Kind, agent_reply::Kind as ReplyKind, register_client::RegisterClient,
 };
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{info, warn};
 
@@ -23,7 +27,8 @@ use crate::{
     model::EndpointState,
     net::grpc::{self, Credentials, DialError, Timeouts},
     ops::Metrics,
-    runtime::{Backoff, OnExit, Pending, Ready, Stop, Tasks},
+    runtime::{Backoff, OnExit, Pending, Ready, Stop, Tasks, clock},
+    subscribe::spending::{Rates, Spending},
 };
 
 /// Messages that wait to be sent; the node reads them at once or is lost.
@@ -31,6 +36,8 @@ const MESSAGES_MAX: usize = 16;
 /// Bounds of the heartbeat, whatever lease the node grants.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(30);
+/// Where the answers confirm a share, two of them may be lost before it ends.
+const HEARTBEAT_OF_SPENDER_MAX: Duration = Duration::from_secs(3);
 /// How long going away may take: a stop must not wait for a registry that is gone.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,6 +52,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// For a node's answer to the attachment, which is a commit. Default 5 s: longer than an election.
     pub commit_timeout: Duration,
+    /// What a tenant's share is spent by; none for who spends nothing.
+    pub spending: Option<Arc<Spending>>,
 }
 
 impl Settings {
@@ -56,6 +65,7 @@ impl Settings {
             retry: (Duration::from_millis(100), Duration::from_secs(5)),
             connect_timeout: Duration::from_secs(2),
             commit_timeout: Duration::from_secs(5),
+            spending: None,
         }
     }
 }
@@ -282,18 +292,40 @@ impl Keeper {
         let (mut replies, first) = timely.map_err(|_| AttachError::Silent)??;
         let mut beat = tokio::time::interval(self.heard(first));
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        beat.reset();
+        let spending = self.settings.spending.clone();
+        if spending.is_none() {
+            // Nothing waits for the first answer.
+            beat.reset();
+        }
+        let mut rates = Rates::new(spending.as_deref(), clock::now());
+        // When the heartbeats were sent that are not answered yet: answers come in order.
+        let mut asked: VecDeque<Instant> = VecDeque::new();
         loop {
             let next = tokio::select! {
                 reply = replies.message() => {
                     let reply = reply?.ok_or(AttachError::Closed)?;
-                    if matches!(reply.kind, Some(ReplyKind::Attached(_))) {
-                        beat = tokio::time::interval(self.heard(reply));
-                        beat.reset();
+                    match reply.kind {
+                        Some(ReplyKind::Attached(_)) => {
+                            beat = tokio::time::interval(self.heard(reply));
+                            beat.reset();
+                        }
+                        Some(ReplyKind::Heartbeat(answer)) => {
+                            if let (Some(sent_at), Some(spending), Some(share)) = (asked.pop_front(), &spending, answer.share) {
+                                spending.hear(&share, sent_at);
+                            }
+                        }
+                        _ => {}
                     }
                     continue;
                 }
-                _ = beat.tick() => Kind::Heartbeat(pb::Heartbeat {}),
+                _ = beat.tick() => {
+                    let now = clock::now();
+                    // Beyond the bound an answer is taken for one to an older heartbeat, which confirms less.
+                    if asked.len() < MESSAGES_MAX {
+                        asked.push_back(now);
+                    }
+                    Kind::Heartbeat(rates.heartbeat(spending.as_deref(), now))
+                }
                 Ok(()) = self.changes.changed() => {
                     let wanted = self.changes.borrow_and_update().clone();
                     if wanted.detach {
@@ -323,7 +355,12 @@ impl Keeper {
         self.gauge.set(1.0);
         self.pending = None;
         // A third: two may be lost or late before the lease is.
-        Duration::from_millis(attached.lease_ttl_ms / 3).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
+        let longest = if self.settings.spending.is_some() {
+            HEARTBEAT_OF_SPENDER_MAX
+        } else {
+            HEARTBEAT_MAX
+        };
+        Duration::from_millis(attached.lease_ttl_ms / 3).clamp(HEARTBEAT_MIN, longest)
     }
 
     /// Says goodbye and waits until the node has heard it, that is until it ends the stream or commits.

@@ -7,6 +7,7 @@ mod import;
 mod lapse;
 mod lease;
 mod peer;
+mod quota;
 mod region;
 mod rotate;
 mod store;
@@ -71,6 +72,7 @@ impl State {
             };
             replies.push(reply);
         }
+        transaction.divide();
         let Transaction { touched, dirty, .. } = transaction;
         let mut digests = before.digests.clone();
         digests.follow(&before, self, &dirty.keys);
@@ -175,6 +177,16 @@ impl Transaction<'_> {
             Command::Checkpoint(checkpoint) => self.put_checkpoint(*checkpoint),
             Command::PutFinding { subject, finding } => self.put_finding(subject, finding.as_ref()),
             Command::Rotate(step) => self.rotate(step),
+            Command::GrantLeases(terms) => self.grant_leases(terms),
+            Command::ImportLeases { peer, set } => self.import_leases(peer, set),
+            Command::EndLease {
+                tenant,
+                epoch,
+                expires_at,
+            } => self.end_lease(tenant, *epoch, *expires_at),
+            Command::SettleLease { tenant, epoch } => self.settle_lease(tenant, *epoch),
+            Command::OpenQuotas => self.open_quotas(),
+            Command::PutDemand { node, usage } => self.put_demand(*node, usage),
         }
     }
 

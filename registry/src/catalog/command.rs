@@ -7,14 +7,15 @@ use mesh::{
     identity::{Bundle, SpiffeId, TrustDomain},
     model::{
         ClusterId, Endpoint, EndpointId, EndpointState, Export, Gateway, GatewayId, Held, ImportPolicy, Incarnation,
-        Namespace, NodeId, Override, OverrideId, Port, RegionId, Service, ServiceAccount, ServiceName, Tenant,
-        TenantId, Timestamp, WorkloadId, Zone,
+        LeaseReport, Namespace, NodeId, Override, OverrideId, Port, QuotaLease, RegionId, Service, ServiceAccount,
+        ServiceName, Tenant, TenantId, Timestamp, Usage, WorkloadId, Zone,
     },
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{Checkpoint, Finding, RotateStep, Subject};
+use crate::quota::terms::Terms;
 
 /// One log entry: many proposals, one flush. `at` is the leader's clock, the only time that applying may know.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -158,6 +159,55 @@ pub enum Command {
     },
     /// A step in the change of the region's root.
     Rotate(Box<RotateStep>),
+    /// New terms of quota leases, of this region's tenants. Terms that would let anybody spend more than there is, or that
+    /// stand on older ones than there are, are left out.
+    GrantLeases(Vec<Terms>),
+    /// Leases that a peer grants this region, and what it keeps to of those that it was granted. Goes before the
+    /// [`Command::Import`] of the same update.
+    ImportLeases {
+        /// The origin of every record in it.
+        peer: RegionId,
+        /// The records.
+        set: Box<LeaseSet>,
+    },
+    /// A lease that this region holds is about to end: its floor is left. Ignored when it was prolonged meanwhile.
+    EndLease {
+        /// Whose rate.
+        tenant: TenantId,
+        /// Of these terms.
+        epoch: u64,
+        /// With this end.
+        expires_at: Timestamp,
+    },
+    /// No proxy spends by older terms than these any more.
+    SettleLease {
+        /// Whose rate.
+        tenant: TenantId,
+        /// Of the newest terms; else it is ignored.
+        epoch: u64,
+    },
+    /// After a restore: from now on the leases of the old life are waited out.
+    OpenQuotas,
+    /// What the proxies that are attached to a node want, by tenant; takes the place of what it said of these before.
+    PutDemand {
+        /// The node.
+        node: NodeId,
+        /// By tenant.
+        usage: Vec<(TenantId, Usage)>,
+    },
+}
+
+/// Quota leases and reports of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeaseSet {
+    /// Reports that are not in the set are gone.
+    pub full: bool,
+    /// What the peer lets this region spend.
+    pub leases: Vec<QuotaLease>,
+    /// What the peer keeps to and wants.
+    pub reports: Vec<LeaseReport>,
+    /// Tenants of whose use it reports no more.
+    pub removed: Vec<TenantId>,
 }
 
 /// Who holds a lease.

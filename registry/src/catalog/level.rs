@@ -51,6 +51,12 @@ impl Command {
             Self::RepairPeer(_) | Self::Checkpoint(_) | Self::PutFinding { .. } | Self::Rotate(_) => 2,
             // Proposed only when every node has said that it knows it.
             Self::RaiseLevel(_) => 1,
+            Self::GrantLeases(_)
+            | Self::ImportLeases { .. }
+            | Self::EndLease { .. }
+            | Self::SettleLease { .. }
+            | Self::OpenQuotas
+            | Self::PutDemand { .. } => 2,
         }
     }
 }

@@ -72,11 +72,18 @@ pub(super) enum RecordKey {
     Override(OverrideId),
     Region(RegionId),
     Probe(ServiceName),
+    Grant(TenantId, RegionId),
+    Holding(TenantId),
+    Report(TenantId, RegionId),
+    Division(TenantId),
     Refused(RegionId),
     Finding(Subject),
     Checkpoint,
     Rotation,
     Level,
+    Demand(TenantId),
+    Member(WorkloadId),
+    Fence,
 }
 
 fn join(kind: u8, parts: &[&dyn Display]) -> Vec<u8> {
@@ -124,6 +131,13 @@ impl RecordKey {
             Self::Checkpoint => vec![22],
             Self::Rotation => vec![23],
             Self::Level => vec![24],
+            Self::Grant(tenant, region) => join(16, &[tenant, region]),
+            Self::Holding(tenant) => join(17, &[tenant]),
+            Self::Report(tenant, region) => join(18, &[tenant, region]),
+            Self::Division(tenant) => join(19, &[tenant]),
+            Self::Demand(tenant) => join(25, &[tenant]),
+            Self::Member(id) => join(26, &[id]),
+            Self::Fence => vec![27],
         }
     }
 
@@ -162,6 +176,13 @@ impl RecordKey {
             22 => Self::Checkpoint,
             23 => Self::Rotation,
             24 => Self::Level,
+            16 => Self::Grant(part()?.parse().ok()?, part()?.parse().ok()?),
+            17 => Self::Holding(part()?.parse().ok()?),
+            18 => Self::Report(part()?.parse().ok()?, part()?.parse().ok()?),
+            19 => Self::Division(part()?.parse().ok()?),
+            25 => Self::Demand(part()?.parse().ok()?),
+            26 => Self::Member(part()?.parse().ok()?),
+            27 => Self::Fence,
             _ => return None,
         };
         // What does not encode to the same bytes is no key of ours.
@@ -254,6 +275,13 @@ impl State {
             RecordKey::Checkpoint => value(self.checkpoint.as_ref()?),
             RecordKey::Rotation => value(self.rotation.as_ref()?),
             RecordKey::Level => value(&self.level).filter(|_| self.level > 0),
+            RecordKey::Grant(tenant, region) => value(self.quotas.grants.get(&(tenant.clone(), region.clone()))?),
+            RecordKey::Holding(tenant) => value(self.quotas.holdings.get(tenant)?),
+            RecordKey::Report(tenant, region) => value(self.quotas.reports.get(&(tenant.clone(), region.clone()))?),
+            RecordKey::Division(tenant) => value(self.quotas.divisions.get(tenant)?),
+            RecordKey::Demand(tenant) => value(self.quotas.demands.get(tenant)?),
+            RecordKey::Member(id) => value(self.quotas.members.get(id)?),
+            RecordKey::Fence => value(self.quotas.fence.as_ref()?),
         }
     }
 
@@ -286,11 +314,37 @@ impl State {
             .chain(self.overrides.keys().cloned().map(RecordKey::Override))
             .chain(self.regions.keys().cloned().map(RecordKey::Region))
             .chain(self.probes.keys().cloned().map(RecordKey::Probe))
+            .chain(self.lease_record_keys())
             .chain(self.refused.keys().cloned().map(RecordKey::Refused))
             .chain(self.findings.keys().cloned().map(RecordKey::Finding))
             .chain(self.checkpoint.iter().map(|_| RecordKey::Checkpoint))
             .chain(self.rotation.iter().map(|_| RecordKey::Rotation))
             .chain(std::iter::once(RecordKey::Level))
+            .chain(self.demand_record_keys())
+    }
+
+    /// Of everything about quotas.
+    pub(super) fn quota_record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        self.lease_record_keys().chain(self.demand_record_keys())
+    }
+
+    fn lease_record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        let quotas = &self.quotas;
+        let grants = quotas.grants.keys().cloned();
+        let reports = quotas.reports.keys().cloned();
+        grants
+            .map(|(tenant, region)| RecordKey::Grant(tenant, region))
+            .chain(quotas.holdings.keys().cloned().map(RecordKey::Holding))
+            .chain(reports.map(|(tenant, region)| RecordKey::Report(tenant, region)))
+            .chain(quotas.divisions.keys().cloned().map(RecordKey::Division))
+    }
+
+    fn demand_record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        let quotas = &self.quotas;
+        let demands = quotas.demands.keys().cloned().map(RecordKey::Demand);
+        demands
+            .chain(quotas.members.keys().cloned().map(RecordKey::Member))
+            .chain(quotas.fence.iter().map(|_| RecordKey::Fence))
     }
 
     /// Puts a state together again, from records in any order.
@@ -334,6 +388,15 @@ impl State {
             RecordKey::Checkpoint => self.checkpoint = Some(read(key, bytes)?),
             RecordKey::Rotation => self.rotation = Some(Arc::new(read(key, bytes)?)),
             RecordKey::Level => self.level = read(key, bytes)?,
+            RecordKey::Grant(tenant, region) => keep(&mut self.quotas.grants, (tenant, region), key, bytes)?,
+            RecordKey::Holding(tenant) => keep(&mut self.quotas.holdings, tenant, key, bytes)?,
+            RecordKey::Report(tenant, region) => keep(&mut self.quotas.reports, (tenant, region), key, bytes)?,
+            RecordKey::Division(tenant) => keep(&mut self.quotas.divisions, tenant, key, bytes)?,
+            RecordKey::Demand(tenant) => keep(&mut self.quotas.demands, tenant, key, bytes)?,
+            RecordKey::Member(id) => {
+                self.quotas.members.insert(id, read(key, bytes)?);
+            }
+            RecordKey::Fence => self.quotas.fence = Some(read(key, bytes)?),
         }
         Ok(())
     }

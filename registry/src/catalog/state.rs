@@ -7,8 +7,7 @@ use mesh::{
     identity::{Bundle, TrustDomain},
     model::{
         Audience, Endpoint, EndpointId, Export, Gateway, GatewayId, Incarnation, Namespace, NodeId, Override,
-        OverrideId, RegionId, RegionStatus, Service, ServiceName, Tenant, TenantId, TenantShare, Timestamp, WorkloadId,
-        virtual_ips,
+        OverrideId, RegionId, RegionStatus, Service, ServiceName, Tenant, TenantId, Timestamp, WorkloadId, virtual_ips,
     },
 };
 
@@ -17,6 +16,7 @@ use super::{
     TokenRecord, WorkloadHold,
     digest::{Digests, Refused},
     entry::Meta,
+    quota::Quotas,
     record::RecordKey,
 };
 use crate::federation::merge;
@@ -48,6 +48,7 @@ pub struct State {
     pub(super) findings: OrdMap<Subject, Arc<Finding>>,
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) rotation: Option<Arc<Rotation>>,
+    pub(super) quotas: Quotas,
     /// From here on derived from the maps above, not recorded.
     pub(super) virtual_v4: OrdMap<IpAddr, ServiceName>,
     pub(super) proxies: OrdMap<Namespace, u32>,
@@ -79,7 +80,10 @@ impl State {
     pub fn with_incarnation(&self, incarnation: Incarnation) -> Self {
         let mut next = self.clone();
         next.meta.incarnation = incarnation;
-        next.digests.record(self, &next.clone(), &RecordKey::Meta, &|_| false);
+        next.restart_quotas();
+        let mut changed: std::collections::BTreeSet<RecordKey> = next.quota_record_keys().collect();
+        changed.insert(RecordKey::Meta);
+        next.digests.follow(self, &next.clone(), &changed);
         next
     }
 
@@ -349,13 +353,6 @@ impl State {
         let counts = self.tenants.values();
         let counts = counts.map(|tenant| (tenant.id.clone(), self.proxies_here(tenant)));
         counts.filter(|(_, n)| *n > 0).collect()
-    }
-
-    /// What one proxy of a tenant may spend; none when its rate is unlimited or it is not known.
-    #[must_use]
-    pub fn share(&self, tenant: &TenantId) -> Option<TenantShare> {
-        let tenant = self.tenants.get(tenant)?;
-        mesh::quota::share(tenant, self.proxies_everywhere(tenant))
     }
 
     /// Services and endpoints in a tenant's namespaces, in all regions as far as they are visible here.

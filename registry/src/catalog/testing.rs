@@ -53,6 +53,7 @@ impl World {
             at: 1_000,
         };
         assert_eq!(world.run(init(region, 7)), Reply::Done);
+        assert_eq!(world.run(Command::RaiseLevel(crate::catalog::LEVEL)), Reply::Done);
         world
     }
 

@@ -29,6 +29,8 @@ impl State {
             Key::Tenant(id) => Resource::Tenant(Tenant::clone(self.tenants.get(id)?)),
             Key::Region(region) if self.is_own(region) => Resource::Region(self.own_status()?),
             Key::Region(region) => Resource::Region(RegionStatus::clone(self.regions.get(region)?)),
+            Key::Lease(tenant, region) => Resource::Lease(self.grant(tenant, region)?.lease.clone()),
+            Key::Report(tenant, region) => Resource::Report(self.own_report(tenant).filter(|_| self.is_own(region))?),
         })
     }
 
@@ -74,6 +76,16 @@ impl State {
             Key::Tenant(id) => self.tenants.get(id).is_some_and(|tenant| self.is_own(&tenant.region)),
             Key::Region(region) => self.is_own(region),
             Key::Share(_) => false,
+            // Each for one peer only.
+            Key::Lease(tenant, region) => {
+                let home = self.tenants.get(tenant).map(|tenant| &tenant.region);
+                let is_offered = !self.is_own(region) && home.is_some_and(|home| self.is_own(home));
+                return only(is_offered.then_some(region));
+            }
+            Key::Report(tenant, region) => {
+                let home = self.tenants.get(tenant).map(|tenant| &tenant.region);
+                return only(home.filter(|home| self.is_own(region) && !self.is_own(home)));
+            }
         };
         if is_offered {
             Audience::Everybody
@@ -95,7 +107,7 @@ impl State {
                 .get(id)
                 .is_some_and(|gateway| gateway.cluster == *cluster && self.is_own(&gateway.region)),
             Key::Bundle(_) | Key::Region(_) => true,
-            Key::Share(_) | Key::Override(_) | Key::Tenant(_) => false,
+            Key::Share(_) | Key::Override(_) | Key::Tenant(_) | Key::Lease(..) | Key::Report(..) => false,
         };
         if is_wanted { self.resource(key) } else { None }
     }
@@ -172,8 +184,24 @@ impl State {
             .map(Key::Service)
             .chain(endpoints)
             .chain(self.tenants.keys().cloned().map(Key::Tenant))
+            .chain(self.lease_keys())
             .chain(self.common_keys())
     }
+
+    /// Keys of quota leases and of reports about them.
+    pub fn lease_keys(&self) -> impl Iterator<Item = Key> + '_ {
+        let grants = self.quotas.grants.keys().cloned();
+        let own = self.meta.region.clone();
+        let reports = self.tenants.keys().filter(|id| self.own_report(id).is_some());
+        let reports = reports.filter_map(move |id| Some(Key::Report(id.clone(), own.clone()?)));
+        grants.map(|(tenant, region)| Key::Lease(tenant, region)).chain(reports)
+    }
+}
+
+fn only(region: Option<&mesh::model::RegionId>) -> Audience {
+    region.map_or(Audience::Nobody, |region| {
+        Audience::Regions(std::iter::once(region.clone()).collect())
+    })
 }
 
 /// An export to an empty list is none.

@@ -6,10 +6,12 @@ use std::collections::BTreeSet;
 use mesh::model::{Held, Key, RegionId, Resource, Update};
 use serde::Serialize;
 
-use crate::catalog::ImportSet;
+use crate::catalog::{ImportSet, LeaseSet};
 
 /// Largest set, in bytes as it is logged: below the largest command that is taken.
 const SET_BYTES_MAX: usize = 96 * 1024;
+/// Most leases of one set: each has some hundred bytes.
+const LEASES_MAX: usize = 300;
 
 /// Turns an update of `peer` into sets to be proposed in order.
 ///
@@ -51,6 +53,49 @@ pub fn sets(peer: &RegionId, update: Update, committed: Option<Held>, owned: &[K
     for (index, set) in sets.iter_mut().enumerate() {
         set.held = if index == last { held } else { between };
         set.base = if is_full && index == 0 { None } else { Some(between) };
+    }
+    sets
+}
+
+/// What an update says of quota leases; proposed before the sets, so that the position never runs ahead of it.
+#[must_use]
+pub fn leases(update: &Update) -> Vec<LeaseSet> {
+    let (mut leases, mut reports) = (Vec::new(), Vec::new());
+    for resource in &update.upserts {
+        match resource {
+            Resource::Lease(lease) => leases.push(lease.clone()),
+            Resource::Report(report) => reports.push(report.clone()),
+            _ => {}
+        }
+    }
+    let removed = update.removed.iter().filter_map(|key| match key {
+        Key::Report(tenant, _) => Some(tenant.clone()),
+        _ => None,
+    });
+    let removed: Vec<_> = removed.collect();
+    if leases.is_empty() && reports.is_empty() && removed.is_empty() && !update.full {
+        return Vec::new();
+    }
+    let mut sets = vec![LeaseSet {
+        full: update.full,
+        removed,
+        ..LeaseSet::default()
+    }];
+    // The first set clears what a snapshot does not name, the others add.
+    for some in leases.chunks(LEASES_MAX) {
+        sets.push(LeaseSet {
+            leases: some.to_vec(),
+            ..LeaseSet::default()
+        });
+    }
+    for some in reports.chunks(LEASES_MAX) {
+        sets.push(LeaseSet {
+            reports: some.to_vec(),
+            ..LeaseSet::default()
+        });
+    }
+    if sets.len() > 1 && !update.full && sets[0].removed.is_empty() {
+        sets.remove(0);
     }
     sets
 }
@@ -99,8 +144,8 @@ impl Packer {
                 self.make_room(&status.tenant_proxies);
                 self.open.tenant_proxies = Some(status.tenant_proxies);
             }
-            // How the peer sees others, and shares: both are for its own proxies.
-            Resource::Region(_) | Resource::Share(_) => {}
+            // How the peer sees others, and shares, are for its own proxies; leases go their own way, see `leases`.
+            Resource::Region(_) | Resource::Share(_) | Resource::Lease(_) | Resource::Report(_) => {}
         }
     }
 

@@ -227,9 +227,13 @@ impl Session {
                 let lessee = Lessee::Gateway(lease.gateway.id.clone());
                 self.attach(lessee, Command::AttachGateway(Box::new(lease))).await
             }
-            Some(Kind::Heartbeat(_)) => {
+            Some(Kind::Heartbeat(heartbeat)) => {
                 self.check_lease()?;
-                Ok(agent_reply::Kind::Heartbeat(pb::Heartbeat {}))
+                let share = self.confirm(&heartbeat);
+                Ok(agent_reply::Kind::Heartbeat(pb::Heartbeat {
+                    share,
+                    ..pb::Heartbeat::default()
+                }))
             }
             Some(Kind::State(change)) => {
                 self.agents.pace(self.caller.as_ref()).await;
@@ -326,6 +330,25 @@ impl Session {
                 Err(Error::LeaseGone(name(&term.lessee)))
             }
         }
+    }
+
+    /// Confirms a workload's share of its tenant's rate, if it is known to be in force and the lease to be this stream's.
+    fn confirm(&self, heartbeat: &pb::Heartbeat) -> Option<pb::ShareConfirmation> {
+        let Term {
+            lessee: Lessee::Workload(workload),
+            epoch,
+        } = self.term.as_ref()?
+        else {
+            return None;
+        };
+        let parts = &self.agents.parts;
+        // One state for all: a later one may not count the workload any more.
+        let state = parts.replica.state();
+        let hold = state.workload(workload).filter(|hold| hold.epoch == *epoch)?;
+        let who = (workload, &hold.lease.namespace);
+        parts
+            .desk
+            .heard(&state, who, heartbeat, clock::now(), parts.clock().wall())
     }
 
     fn term(&self) -> Result<&Term, Error> {

@@ -117,6 +117,8 @@ fn repeatable(command: &Command) -> bool {
         | Command::Detach { .. } => true,
         // The second one is refused when others came between.
         Command::Import { set, .. } => set.base.is_some(),
+        // Each names what it stands on, and finds something else the second time.
+        Command::GrantLeases(_) | Command::EndLease { .. } | Command::SettleLease { .. } | Command::OpenQuotas => true,
         // Takes another use, or is refused because of the first one.
         Command::RedeemToken { .. }
         | Command::StartDrill(_)
@@ -140,6 +142,8 @@ fn repeatable(command: &Command) -> bool {
         | Command::PutPeerStatus { .. }
         | Command::PutAuthority(_)
         | Command::Checkpoint(_)
+        | Command::ImportLeases { .. }
+        | Command::PutDemand { .. }
         | Command::PutFinding { .. } => false,
     }
 }

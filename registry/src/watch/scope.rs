@@ -44,7 +44,7 @@ impl Scope {
             (Self::Services(names), Key::Service(name) | Key::Endpoint(name, _))
             | (Self::Names(names), Key::Endpoint(name, _)) => names.contains(name),
             // Quotas in full are for peers; proxies get shares.
-            (_, Key::Tenant(_)) => false,
+            (_, Key::Tenant(_) | Key::Lease(..) | Key::Report(..)) => false,
             _ => true,
         }
     }
@@ -80,7 +80,11 @@ impl Scope {
             Self::ExportedByCluster(_) | Self::ExportedTo(_) => {
                 let services = state.exports().flat_map(|export| state.service_keys(&export.service));
                 let tenants = state.tenants().map(|tenant| Key::Tenant(tenant.id.clone()));
-                services.chain(tenants).chain(state.common_keys()).collect()
+                services
+                    .chain(tenants)
+                    .chain(state.lease_keys())
+                    .chain(state.common_keys())
+                    .collect()
             }
             Self::Everything => state.keys().collect(),
         }

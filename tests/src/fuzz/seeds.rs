@@ -200,7 +200,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "agent" => vec![
             attach(Kind::Attach(workload())),
             attach(Kind::Gateway(gateway())),
-            attach(Kind::Heartbeat(pb::Heartbeat {})),
+            attach(Kind::Heartbeat(pb::Heartbeat::default())),
         ],
         "operator" => vec![
             admin::Export {

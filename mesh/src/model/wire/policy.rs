@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use proto::registry::v1 as pb;
 
 use super::{TEXT_BYTES_MAX, WireError, at_most, field};
-use crate::model::{Namespace, Override, Quota, RegionStatus, Tenant, TenantShare, Timestamp};
+use crate::model::{
+    Key, LeaseReport, Namespace, Override, Quota, QuotaLease, RegionStatus, Tenant, TenantShare, Timestamp, Usage,
+};
 
 impl From<Tenant> for pb::Tenant {
     fn from(tenant: Tenant) -> Self {
@@ -65,6 +67,10 @@ impl From<TenantShare> for pb::TenantShare {
             rate: share.rate,
             burst: share.burst,
             proxies: share.proxies,
+            epoch: share.epoch,
+            least: share.least,
+            least_since: share.least_since,
+            floor: share.floor,
         }
     }
 }
@@ -78,6 +84,85 @@ impl TryFrom<pb::TenantShare> for TenantShare {
             rate: rate("share.rate", share.rate)?,
             burst: rate("share.burst", share.burst)?,
             proxies: share.proxies,
+            epoch: share.epoch,
+            least: rate("share.least", share.least)?,
+            least_since: share.least_since,
+            floor: rate("share.floor", share.floor)?,
+        })
+    }
+}
+
+/// Kinds of keys that this version knows.
+const KINDS: [&str; 10] = [
+    "service", "endpoint", "gateway", "bundle", "share", "override", "tenant", "region", "lease", "report",
+];
+
+/// Whether a key that was sent means anything here; one without a kind at all does: it is refused.
+pub(super) fn is_known_kind(key: &str) -> bool {
+    key.split_once('/').is_none_or(|(kind, _)| KINDS.contains(&kind))
+}
+
+pub(super) fn lease_key(is_lease: bool, text: &str) -> Result<Key, WireError> {
+    let (tenant, region) = text
+        .split_once('/')
+        .ok_or_else(|| WireError::new("key", "has no region"))?;
+    let (tenant, region) = (field("key", tenant.parse())?, field("key", region.parse())?);
+    Ok(if is_lease {
+        Key::Lease(tenant, region)
+    } else {
+        Key::Report(tenant, region)
+    })
+}
+
+impl From<QuotaLease> for pb::QuotaLease {
+    fn from(lease: QuotaLease) -> Self {
+        Self {
+            tenant: lease.tenant.to_string(),
+            region: lease.region.to_string(),
+            epoch: lease.epoch,
+            rate: lease.rate,
+            floor: lease.floor,
+            expires_at_ms: lease.expires_at.0,
+        }
+    }
+}
+
+impl TryFrom<pb::QuotaLease> for QuotaLease {
+    type Error = WireError;
+    fn try_from(lease: pb::QuotaLease) -> Result<Self, WireError> {
+        Ok(Self {
+            tenant: field("lease.tenant", lease.tenant.parse())?,
+            region: field("lease.region", lease.region.parse())?,
+            epoch: lease.epoch,
+            rate: rate("lease.rate", lease.rate)?,
+            floor: rate("lease.floor", lease.floor)?,
+            expires_at: Timestamp(lease.expires_at_ms),
+        })
+    }
+}
+
+impl From<LeaseReport> for pb::LeaseReport {
+    fn from(report: LeaseReport) -> Self {
+        Self {
+            settled: Some(report.settled.into()),
+            used: report.usage.used,
+            refused: report.usage.refused,
+        }
+    }
+}
+
+impl TryFrom<pb::LeaseReport> for LeaseReport {
+    type Error = WireError;
+    fn try_from(report: pb::LeaseReport) -> Result<Self, WireError> {
+        let settled = report
+            .settled
+            .ok_or_else(|| WireError::new("report.settled", "is missing"))?;
+        Ok(Self {
+            settled: settled.try_into()?,
+            usage: Usage {
+                used: rate("report.used", report.used)?,
+                refused: rate("report.refused", report.refused)?,
+            },
         })
     }
 }

@@ -162,6 +162,29 @@ async fn http2_with_prior_knowledge_carries_streams_and_trailers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_share_that_nobody_confirms_is_worth_its_floor() {
+    let mut world = World::new();
+    let application = world.application("near").await;
+    let _workload = world.workload("ep-1", "pay.shop", "eu", application);
+    world.resources.push(Resource::Share(TenantShare {
+        tenant: TenantId::parse("acme").unwrap(),
+        namespaces: [Namespace::parse("shop").unwrap()].into(),
+        rate: 1e6,
+        burst: 1e6,
+        proxies: 1,
+        epoch: 7,
+        least: 1e6,
+        least_since: 7,
+        floor: 0.001,
+    }));
+    let caller = world.caller(World::settings());
+    for _ in 0..3 {
+        assert_eq!(get(caller.address(), "pay.shop", "/").await.status, 429);
+    }
+    world.tasks.stop().order();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_over_its_share_is_told_when_to_come_again() {
     let mut world = World::new();
     let application = world.application("near").await;
@@ -172,6 +195,10 @@ async fn a_tenant_over_its_share_is_told_when_to_come_again() {
         rate: 0.2,
         burst: 3.0,
         proxies: 1,
+        epoch: 0,
+        least: 0.2,
+        least_since: 0,
+        floor: 0.0,
     }));
     let caller = world.caller(World::settings());
     let mut statuses = Vec::new();

@@ -209,6 +209,7 @@ impl Transaction<'_> {
                     .is_some_and(|tenant| tenant.region == *region)
                 {
                     self.remove_tenant(id);
+                    self.forget_holding(id);
                 }
             }
             Key::Override(id) => {
@@ -222,7 +223,8 @@ impl Transaction<'_> {
                 }
             }
             // A bundle goes with the peer only: losing it by accident would be an outage of all connections to it.
-            Key::Bundle(_) | Key::Share(_) | Key::Region(_) => {}
+            // Leases end by themselves; reports come in sets of their own.
+            Key::Bundle(_) | Key::Share(_) | Key::Region(_) | Key::Lease(..) | Key::Report(..) => {}
         }
     }
 
@@ -231,6 +233,7 @@ impl Transaction<'_> {
         for key in self.state.imported_keys(region) {
             self.remove_imported(region, &key);
         }
+        self.remove_reports(region, |_| true);
     }
 
     /// Removes services and endpoints of a peer that are no longer taken from it.

@@ -283,7 +283,11 @@ impl Transaction<'_> {
         if current.is_some_and(|current| current != epoch) {
             return Err(Refusal::StaleLease(what));
         }
-        self.withdraw(lessee)
+        let outcome = self.withdraw(lessee)?;
+        if let Lessee::Workload(id) = lessee {
+            self.note_left(id);
+        }
+        Ok(outcome)
     }
 
     /// Everything that a lease stands for goes.

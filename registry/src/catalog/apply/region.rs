@@ -29,6 +29,9 @@ impl Transaction<'_> {
             let text = format!("bundle of {} is not that of {trust_domain}", bundle.trust_domain());
             return Err(Refusal::Conflict(text));
         }
+        if self.state.region().is_some() {
+            self.restart_quotas();
+        }
         let meta = self.meta();
         meta.region = Some(region.clone());
         meta.trust_domain = Some(trust_domain.clone());
@@ -71,6 +74,7 @@ impl Transaction<'_> {
         if level > self.state.level() {
             self.state.level = level;
             self.dirty.insert(RecordKey::Level);
+            self.begin_leasing();
         }
         Reply::Done
     }

@@ -109,6 +109,7 @@ impl Transaction<'_> {
         let before = self.state.workloads.insert(id.clone(), Arc::new(hold));
         // A workload keeps its namespace: another identity may not take its id.
         if before.is_none() {
+            self.count_in(id, &namespace);
             *self.state.proxies.entry(namespace.clone()).or_default() += 1;
             self.note_proxies(&namespace);
         }
@@ -120,6 +121,7 @@ impl Transaction<'_> {
         };
         self.dirty.insert(RecordKey::Workload(id.clone()));
         let namespace = hold.lease.namespace.clone();
+        self.count_out(id, &namespace);
         if let Some(count) = self.state.proxies.get_mut(&namespace) {
             *count -= 1;
             if *count == 0 {
@@ -256,6 +258,11 @@ impl Transaction<'_> {
         if self.state.tenants.get(&id).is_some_and(|old| **old == tenant) {
             return;
         }
+        if let Some(old) = self.state.tenants.get(&id)
+            && old.namespaces != tenant.namespaces
+        {
+            self.break_division(&id);
+        }
         self.remove_tenant(&id);
         for namespace in &tenant.namespaces {
             self.state.owners.insert(namespace.clone(), id.clone());
@@ -276,6 +283,7 @@ impl Transaction<'_> {
     fn note_tenant(&mut self, id: TenantId) {
         self.dirty.insert(RecordKey::Tenant(id.clone()));
         self.touched.insert(Key::Share(id.clone()));
+        self.touch_leases(&id);
         self.touched.insert(Key::Tenant(id));
         self.note_own_region();
     }

@@ -40,6 +40,7 @@ impl Transaction<'_> {
         for name in names.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.remove_definition(&name, &own);
         }
+        self.sweep_leases();
         Ok(Reply::Done)
     }
 }

@@ -24,6 +24,7 @@ impl Transaction<'_> {
             return Err(Refusal::Conflict(text));
         }
         self.put_tenant(tenant.clone());
+        self.grant_first(tenant);
         Ok(Reply::Done)
     }
 
@@ -34,6 +35,7 @@ impl Transaction<'_> {
             return Err(not_owner(format!("tenant {id}"), &tenant.region));
         }
         self.remove_tenant(id);
+        self.forget_holding(id);
         Ok(Reply::Done)
     }
 

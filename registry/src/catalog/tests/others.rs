@@ -70,17 +70,21 @@ fn limits_count_what_is_added() {
 }
 
 #[test]
-fn shares_follow_every_live_proxy_of_every_region() {
+fn shares_follow_every_live_proxy_and_the_regions_lease() {
     let mut world = World::new("eu");
     world.run(Command::PutPeer(peer("us")));
     world.run(Command::PutTenant(tenant("acme", &["shop"], "eu", 60.0)));
-    let rate = |world: &World| world.state.share(&id("acme")).map(|share| (share.rate, share.proxies));
-    assert_eq!(rate(&world), Some((60.0, 1)), "no proxy yet");
+    let rate = |world: &World| {
+        let share = world.state.share(&id("acme")).unwrap();
+        ((share.rate * 1_000.0).round() / 1_000.0, share.proxies)
+    };
+    // Half of the rate, of which an eighth of the floor is set aside.
+    assert_eq!(rate(&world), (29.625, 1), "no proxy yet");
     let share = Key::Share(id("acme"));
     let attach = |name: &str| Command::AttachWorkload(Box::new(workload(name, &[])));
     let applied = world.apply(vec![attach("w1"), attach("w2")]);
     assert!(applied.changes.iter().any(|change| change.key == share));
-    assert_eq!(rate(&world), Some((30.0, 2)));
+    assert_eq!(rate(&world), (14.813, 2));
     let applied = world.apply(vec![import(
         "us",
         ImportSet {
@@ -88,8 +92,10 @@ fn shares_follow_every_live_proxy_of_every_region() {
             ..import_set(1, false)
         },
     )]);
-    assert!(applied.changes.iter().any(|change| change.key == share));
-    assert_eq!(rate(&world), Some((10.0, 6)));
+    assert!(
+        applied.changes.iter().all(|change| change.key != share),
+        "proxies elsewhere spend another lease"
+    );
     let tenant_of = world.state.tenant(&id("acme")).unwrap();
     assert_eq!(
         (
@@ -98,9 +104,9 @@ fn shares_follow_every_live_proxy_of_every_region() {
         ),
         (2, 6)
     );
-    let applied = world.apply(vec![Command::PutTenant(tenant("acme", &["shop"], "eu", 120.0))]);
+    let applied = world.apply(vec![Command::PutTenant(tenant("acme", &["shop"], "eu", 15.0))]);
     assert!(applied.changes.iter().any(|change| change.key == share));
-    assert_eq!(rate(&world), Some((20.0, 6)));
+    assert_eq!(rate(&world), (7.313, 2), "never above the tenant's rate");
     let applied = world.apply(vec![attach("w1")]);
     assert!(
         applied.changes.iter().all(|change| change.key != share),

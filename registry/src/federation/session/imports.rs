@@ -71,6 +71,16 @@ impl Session {
                 set: Box::new(set),
             })
         };
+        // Leases first: the position must not run ahead of them. A region whose programs do not all know them yet gets them
+        // with a later grant.
+        let leases = self.shared.hub.state().leases_quotas().then(|| import::leases(&update));
+        for set in leases.into_iter().flatten() {
+            self.commit(Command::ImportLeases {
+                peer: self.peer.clone(),
+                set: Box::new(set),
+            })
+            .await?;
+        }
         // Asked in order, they are committed in order: each one names the position that the one before it leaves.
         let sets = import::sets(&self.peer, update, committed, &owned);
         let mut commits = stream::iter(sets.into_iter().map(commit)).buffered(IMPORTS_AT_ONCE);

@@ -1,0 +1,3 @@
+mod lessor;
+mod proxies;
+mod regions;
