@@ -2,6 +2,9 @@
 
 use std::{env, error::Error, fs, path::Path};
 
+#[path = "build/samples.rs"]
+mod samples;
+
 const FILES: [&str; 5] = [
     "isthmus/registry/v1/resource.proto",
     "isthmus/registry/v1/registry.proto",
@@ -42,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={}", Path::new(file).display());
     }
+    println!("cargo:rerun-if-changed=build/samples.rs");
     let files = protox::compile(FILES, ["."])?;
     let mut methods = Vec::new();
     for file in &files.file {
@@ -52,6 +56,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let list = Path::new(&env::var_os("OUT_DIR").ok_or("cargo names OUT_DIR")?).join("methods.rs");
     fs::write(list, format!("&{methods:?}"))?;
+    let folder = env::var_os("OUT_DIR").ok_or("cargo names OUT_DIR")?;
+    fs::write(Path::new(&folder).join("samples.rs"), samples::write(&files))?;
     let mut config = tonic_prost_build::Config::new();
     // Payloads stay slices of the buffer that they arrived in.
     config.bytes(["."]);

@@ -49,3 +49,13 @@ pub mod admin {
         tonic::include_proto!("isthmus.admin.v1");
     }
 }
+
+/// A sample of every message, and reading it again: for the tests that keep golden bytes.
+#[doc(hidden)]
+pub mod samples {
+    fn again_as<M: prost::Message + Default>(bytes: &[u8]) -> Result<Vec<u8>, prost::DecodeError> {
+        M::decode(bytes).map(|message| message.encode_to_vec())
+    }
+
+    include!(concat!(env!("OUT_DIR"), "/samples.rs"));
+}

@@ -17,7 +17,7 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod visible;
 
 pub use change::{Applied, Change};

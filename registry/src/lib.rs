@@ -11,6 +11,8 @@ pub mod catalog;
 pub mod config;
 pub mod federation;
 mod gauges;
+#[cfg(test)]
+mod golden;
 pub mod ingest;
 mod machine;
 mod metrics;

@@ -25,6 +25,7 @@ mod stories {
     mod quota;
     mod replacement;
     mod restart;
+    mod rolling;
     mod snapshot;
     mod status_watch;
     mod watch;

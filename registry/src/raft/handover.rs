@@ -2,8 +2,8 @@
 //! written by the old leader meanwhile, and that a failure costs no more than a stop without it.
 //!
 //! The heir stands for election at once. The other followers have heard the old leader a moment ago and refuse their vote,
-//! as they should; the old leader's own vote and the heir's are a majority of three, and enough others have not heard it
-//! for a moment in larger groups.
+//! as they should; the old leader's own vote and the heir's are a majority of three. In a group of five the heir stands
+//! again when the others' patience is over, which is still sooner than the first of them would have stood.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
