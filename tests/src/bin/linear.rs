@@ -26,6 +26,9 @@ struct Args {
     /// Clients that write and read.
     #[arg(long, default_value_t = 6)]
     clients: u32,
+    /// Takes local reads for linearizable ones: shows that the check finds stale reads.
+    #[arg(long)]
+    plant_stale_reads: bool,
     /// Another `isthmus` than the one built in.
     #[arg(long)]
     executable: Option<PathBuf>,
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         seed,
         target: args.target,
         clients: args.clients,
+        stale: args.plant_stale_reads,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -101,6 +101,8 @@ pub(super) struct Worker {
     pub(super) random: fastrand::Rng,
     /// Between two operations, at most.
     pub(super) pause: Duration,
+    /// Reads what a node holds and says that it was linearizable.
+    pub(super) stale: bool,
 }
 
 impl Worker {
@@ -178,7 +180,7 @@ impl Worker {
         let epoch = shared.epoch();
         let floor = shared.floor.load(Ordering::SeqCst);
         let called = shared.history.now();
-        let answer = within(client.list_tenants(ReadOptions { local: false })).await;
+        let answer = within(client.list_tenants(ReadOptions { local: self.stale })).await;
         let returned = shared.history.now();
         let Ok(list) = answer else { return false };
         add(&shared.counts.reads);

@@ -35,6 +35,8 @@ pub struct Plan {
     pub target: PathBuf,
     /// Clients that write and read.
     pub clients: u32,
+    /// Plants a fault: local reads are taken for linearizable ones, which the check must find.
+    pub stale: bool,
 }
 
 /// What a run came to.
@@ -143,6 +145,7 @@ fn release(plan: &Plan, shared: &Arc<Shared>, tasks: &Tasks) {
             bound: (id % 2 == 0).then_some((id as usize / 2) % nodes),
             random: fastrand::Rng::with_seed(plan.seed ^ (u64::from(id) << 32)),
             pause: Duration::from_millis(40),
+            stale: plan.stale,
         };
         tasks.spawn(
             "client",

@@ -19,6 +19,7 @@ async fn a_region_under_faults_is_linearizable() {
         seed: fastrand::u64(..1 << 32),
         target,
         clients: 6,
+        stale: false,
     };
     match Box::pin(run(&plan)).await.unwrap() {
         Outcome::Skipped(why) => eprintln!("skipped: {why}"),

@@ -20,7 +20,9 @@ use crate::{
     },
     golden::{Book, samples},
     raft::{
-        Node, membership, propose,
+        Node,
+        log::frame,
+        membership, propose,
         snapshot::{self, Header},
         type_config::{Entry, LogId, TypeConfig, Vote, decode, encode},
         wire::{Answer, Ask, Envelope, Failure, Index, Told},
@@ -265,8 +267,28 @@ fn snapshots(book: &mut Book) {
     });
 }
 
+/// A segment of the log with one frame.
+fn segments(book: &mut Book) {
+    let head = frame::Head {
+        log_id: log_id(9),
+        durable: frame::HEADER_BYTES as u64,
+        committed: 8,
+    };
+    let whole = |first: u64, head: &frame::Head, payload: &[u8]| {
+        let mut bytes = frame::header(first);
+        frame::encode(&mut bytes, head, payload);
+        bytes
+    };
+    book.sample("segment", whole(9, &head, b"payload"), |bytes| {
+        let first = frame::read_header(bytes).map_err(text)?;
+        let (head, payload) = frame::decode(&bytes[frame::HEADER_BYTES..]).ok_or("no frame")?;
+        Ok(whole(first, &head, payload))
+    });
+}
+
 fn book() -> Book {
     let mut book = Book::open("raft");
+    segments(&mut book);
     log(&mut book);
     requests(&mut book);
     answers(&mut book);
