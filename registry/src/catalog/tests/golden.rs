@@ -8,8 +8,8 @@ use mesh::model::{
 
 use crate::{
     catalog::{
-        AuthorityRecord, Checkpoint, Command, Drill, Finding, Grant, ImportSet, LEVEL, Lessee, NextRoot, Refusal, Reply,
-        RotateStep, State, Subject, TokenRecord, digest::Part, record::RecordKey, testing::*,
+        AuthorityRecord, Checkpoint, Command, Drill, Finding, Grant, ImportSet, LEVEL, Lessee, NextRoot, Refusal,
+        Reply, RotateStep, State, Subject, TokenRecord, digest::Part, record::RecordKey, testing::*,
     },
     golden::{Book, samples},
 };
@@ -190,7 +190,10 @@ fn everything() -> State {
                 base: None,
                 removed: Vec::new(),
                 // It is not its own to give.
-                endpoints: vec![endpoint("ep-us-1", "pay.shop", "us"), endpoint("ep-ap-1", "pay.shop", "ap")],
+                endpoints: vec![
+                    endpoint("ep-us-1", "pay.shop", "us"),
+                    endpoint("ep-ap-1", "pay.shop", "ap"),
+                ],
                 ..full_import()
             },
         ),
