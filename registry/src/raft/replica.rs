@@ -173,7 +173,10 @@ impl Replica {
             path: path.clone(),
             reason: any(&error).to_string(),
         })?;
-        check_owner(&disk, &settings).await?;
+        if let Err(error) = check_owner(&disk, &settings).await {
+            disk.close().await; // whoever may open it does not find it locked
+            return Err(error);
+        }
         let shelf = Shelf::open(Arc::clone(&disk.files)).map_err(io)?;
         let failed = |error: StorageError| storage(error.to_string());
         let machine = StateMachine::open(disk.clone(), shelf, publish).await;
