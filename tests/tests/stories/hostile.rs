@@ -3,6 +3,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "test bytes")]
 
 use std::{
+    cell::Cell,
     future::Future,
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
@@ -39,33 +40,36 @@ struct Honest<'a> {
 impl Honest<'_> {
     /// Calls one after the other until `attack` is over; the time that each took, the shortest first.
     async fn during(&self, attack: impl Future<Output = ()>) -> Vec<Duration> {
-        let mut attack = std::pin::pin!(attack);
+        let over = Cell::new(false);
         let mut took = Vec::new();
         let admin = self.world.west().admin().await;
         let node = self.world.west().registry();
-        loop {
-            let calls = async {
-                let began = Instant::now_of_test();
-                admin.status().await.unwrap();
-                let status = began.elapsed();
-                let began = Instant::now_of_test();
-                assert_eq!(self.web.call("pay.shop").await.unwrap(), "west-pay-1");
-                let call = began.elapsed();
-                let began = Instant::now_of_test();
-                let (code, _) = tests::http::page(node.http, "/readyz").await.unwrap();
-                assert_eq!(code, 200);
-                [status, call, began.elapsed()]
-            };
-            let calls = async {
-                tokio::time::timeout(PATIENCE * 3, calls)
-                    .await
-                    .expect("honest calls go on")
-            };
-            tokio::select! {
-                () = attack.as_mut(), if took.len() >= 9 => break,
-                times = calls => took.extend(times),
+        let attacking = async {
+            attack.await;
+            over.set(true);
+        };
+        let calling = async {
+            while !over.get() || took.len() < 9 {
+                let calls = async {
+                    let began = Instant::now_of_test();
+                    admin.status().await.unwrap();
+                    let status = began.elapsed();
+                    let began = Instant::now_of_test();
+                    assert_eq!(self.web.call("pay.shop").await.unwrap(), "west-pay-1");
+                    let call = began.elapsed();
+                    let began = Instant::now_of_test();
+                    let (code, _) = tests::http::page(node.http, "/readyz").await.unwrap();
+                    assert_eq!(code, 200);
+                    [status, call, began.elapsed()]
+                };
+                took.extend(
+                    tokio::time::timeout(PATIENCE * 3, calls)
+                        .await
+                        .expect("honest calls go on"),
+                );
             }
-        }
+        };
+        tokio::join!(attacking, calling);
         took.sort();
         took
     }
