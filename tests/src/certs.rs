@@ -249,12 +249,13 @@ pub async fn refusal(to: SocketAddr, name: &str) -> Option<u8> {
 pub async fn open(
     to: SocketAddr,
     from: std::net::Ipv4Addr,
+    name: &str,
     shown: Option<&Shown>,
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = connect(to, from).await?;
     let connector = TlsConnector::from(Arc::new(config(shown, alpn)));
-    let name = ServerName::try_from("registry.test").unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     connector.connect(name, stream).await
 }
 

@@ -47,7 +47,7 @@ impl Line {
     /// When the server refuses the connection.
     pub async fn open_from(to: SocketAddr, from: Ipv4Addr, shown: Option<&Shown>) -> anyhow::Result<Self> {
         let opening = async {
-            let tls = certs::open(to, from, shown, &[b"h2"]).await?;
+            let tls = certs::open(to, from, "registry.test", shown, &[b"h2"]).await?;
             let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await?;
             Tasks::default().spawn("line", OnExit::Ignore, connection.map(drop));
             anyhow::Ok(Self { sender })
