@@ -137,10 +137,12 @@ impl Proxy<'_> {
             self.inbound,
             self.dns
         );
-        if workload.service.is_none() {
-            // So that the first act begins with everything known.
-            text = text.replacen("[outbound]\n", "[outbound]\nservices = [\"pay.shop\"]\n", 1);
-        }
+        // So that the first act begins with everything known, and each proxy sees the endpoints whose way is measured.
+        text = text.replacen(
+            "[outbound]\n",
+            "[outbound]\nservices = [\"pay.shop\", \"probe.shop\"]\n",
+            1,
+        );
         text += &self.admin.text();
         if let Some(service) = workload.service {
             text += &format!(
