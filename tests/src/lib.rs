@@ -22,6 +22,7 @@ pub mod linear;
 mod part;
 mod region;
 mod sidecar;
+pub mod sim;
 pub mod text;
 mod watcher;
 mod world;

@@ -1,0 +1,76 @@
+//! The end of a run: everything is mended, nobody asks for anything, and all must come to agree.
+
+use std::time::Duration;
+
+use super::{disk::Fault, invariants::differs, node, place::Place, world::Sim};
+
+/// How long agreement may take: elections, streams that are dialled anew, leases that end, a snapshot or two.
+const AGREE_MAX: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Mends the world and waits until all agree.
+pub(crate) async fn heal(sim: &Sim) {
+    sim.calm();
+    sim.allow(u64::MAX / 2);
+    sim.step("heal", Place::default(), Place::default(), 0);
+    let mut left = AGREE_MAX.as_millis() / LOOK_EVERY.as_millis();
+    let mut quiet = 0;
+    loop {
+        mend(sim);
+        tokio::time::sleep(LOOK_EVERY).await;
+        if sim.violation().is_some() {
+            return;
+        }
+        match differs(sim) {
+            // Twice, so that nothing is under way.
+            None if quiet == 2 => return,
+            None => quiet += 1,
+            Some(text) => {
+                quiet = 0;
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    let expected = format!("agreement within {} s", AGREE_MAX.as_secs());
+                    sim.fail("after healing all regions agree", &expected, &text);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn mend(sim: &Sim) {
+    {
+        let mut net = sim.net();
+        net.cut.clear();
+        net.cut_regions.clear();
+        (net.loss, net.twice, net.late_ms, net.hostile) = (0, 0, 0, false);
+    }
+    for region in 0..sim.regions() {
+        let members = members(sim, region);
+        for place in sim.places(region) {
+            sim.with_node(place, |node| node.disk.set_fault(Fault::default()));
+            let is_removed =
+                sim.may_be_removed(place) && members.as_ref().is_some_and(|members| !members.contains(&place));
+            if !is_removed && sim.running(place).is_none() {
+                let sim = sim.clone();
+                sim.clone().spawn(async move {
+                    node::start(&sim, place).await;
+                });
+            }
+        }
+    }
+}
+
+/// The members of a region, when it has a leader.
+fn members(sim: &Sim, region: u8) -> Option<Vec<Place>> {
+    let running = sim.places(region).into_iter().filter_map(|place| sim.running(place));
+    let leader = running
+        .into_iter()
+        .find(|running| running.replica.position().is_leader)?;
+    let nodes = leader.replica.nodes().into_iter();
+    Some(
+        nodes
+            .map(|node| Place::new(region, u16::try_from(node.id.0).unwrap_or(0)))
+            .collect(),
+    )
+}
