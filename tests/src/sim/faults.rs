@@ -93,7 +93,7 @@ async fn cut(sim: Sim, place: Place) {
     sim.net().cut.extend(cuts.iter().copied());
     tokio::time::sleep(sometimes_short(200, 8_000)).await;
     let mut net = sim.net();
-    cuts.iter().for_each(|cut| drop(net.cut.remove(cut)));
+    net.cut.retain(|cut| !cuts.contains(cut));
 }
 
 /// Cuts a region off from another one, both ways or one way.
@@ -110,7 +110,7 @@ async fn cut_regions(sim: Sim, region: u8) {
     sim.net().cut_regions.extend(cuts.iter().copied());
     tokio::time::sleep(sometimes_short(1_000, 20_000)).await;
     let mut net = sim.net();
-    cuts.iter().for_each(|cut| drop(net.cut_regions.remove(cut)));
+    net.cut_regions.retain(|cut| !cuts.contains(cut));
 }
 
 /// Loses, doubles and delays messages everywhere.

@@ -101,7 +101,8 @@ impl Writer {
             out.send(AgentMessage { kind }).await.ok()
         };
         say(*number).await?;
-        let opened = RegisterClient::new(channel).attach(ReceiverStream::new(messages));
+        let mut client = RegisterClient::new(channel);
+        let opened = client.attach(ReceiverStream::new(messages));
         let opened = tokio::time::timeout(ANSWER_MAX, opened).await.ok()?.ok()?;
         let mut replies = opened.into_inner();
         while !self.over.load(Ordering::Relaxed) {

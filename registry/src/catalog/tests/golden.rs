@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use mesh::model::{
-    Audience, EndpointState, Held, ImportPolicy, Incarnation, NodeId, Port, Protocol, Revision, Timestamp,
+    Audience, EndpointState, Held, ImportPolicy, Incarnation, LeaseReport, NodeId, Port, Protocol, QuotaLease,
+    Revision, Timestamp, Usage,
 };
 
 use crate::{
     catalog::{
-        AuthorityRecord, Checkpoint, Command, Drill, Finding, Grant, ImportSet, LEVEL, Lessee, NextRoot, Refusal,
-        Reply, RotateStep, State, Subject, TokenRecord, digest::Part, record::RecordKey, testing::*,
+        AuthorityRecord, Checkpoint, Command, Drill, Finding, Grant, ImportSet, LEVEL, LeaseSet, Lessee, NextRoot,
+        Refusal, Reply, RotateStep, State, Subject, TokenRecord, digest::Part, record::RecordKey, testing::*,
     },
     golden::{Book, samples},
+    quota::terms::Terms,
 };
 
 fn authority() -> AuthorityRecord {
@@ -114,7 +116,66 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
         Checkpoint => checkpoint(),
         PutFinding => finding(),
         Rotate => Command::Rotate(Box::new(rotations().swap_remove(1).1)),
+        GrantLeases => grant(),
+        ImportLeases => lease_import(),
+        EndLease => Command::EndLease { tenant: id("globex"), epoch: 3, expires_at: Timestamp(1_700_000_000_004) },
+        SettleLease => Command::SettleLease { tenant: id("globex"), epoch: 3 },
+        OpenQuotas => Command::OpenQuotas,
+        PutDemand => demand(),
     })
+}
+
+fn grant() -> Command {
+    Command::GrantLeases(vec![Terms {
+        tenant: id("acme"),
+        region: id("us"),
+        rate: 2.5,
+        floor: 0.5,
+        base: 0,
+        renews: false,
+    }])
+}
+
+fn quota_lease(tenant: &str, region: &str) -> QuotaLease {
+    QuotaLease {
+        tenant: id(tenant),
+        region: id(region),
+        epoch: 3,
+        rate: 2.5,
+        floor: 0.5,
+        expires_at: Timestamp(1_700_000_000_004),
+    }
+}
+
+fn lease_import() -> Command {
+    Command::ImportLeases {
+        peer: id("us"),
+        set: Box::new(LeaseSet {
+            full: true,
+            leases: vec![quota_lease("globex", "eu")],
+            reports: vec![LeaseReport {
+                settled: quota_lease("acme", "us"),
+                usage: Usage {
+                    used: 1.5,
+                    refused: 0.25,
+                },
+            }],
+            removed: Vec::new(),
+        }),
+    }
+}
+
+fn demand() -> Command {
+    Command::PutDemand {
+        node: NodeId(1),
+        usage: vec![(
+            id("acme"),
+            Usage {
+                used: 1.5,
+                refused: 0.25,
+            },
+        )],
+    }
 }
 
 fn checkpoint() -> Command {
@@ -202,6 +263,10 @@ fn everything() -> State {
         checkpoint(),
         finding(),
         Command::Rotate(Box::new(RotateStep::Order)),
+        Command::OpenQuotas,
+        grant(),
+        lease_import(),
+        demand(),
     ];
     for command in commands {
         let reply = world.run(command.clone());
@@ -234,10 +299,17 @@ fn kind(key: &RecordKey) -> &'static str {
         RecordKey::Finding(_) => "Finding",
         RecordKey::Checkpoint => "Checkpoint",
         RecordKey::Rotation => "Rotation",
+        RecordKey::Grant(..) => "Grant",
+        RecordKey::Holding(_) => "Holding",
+        RecordKey::Report(..) => "Report",
+        RecordKey::Division(_) => "Division",
+        RecordKey::Demand(_) => "Demand",
+        RecordKey::Member(_) => "Member",
+        RecordKey::Fence => "Fence",
     }
 }
 
-const KINDS: usize = 21;
+const KINDS: usize = 28;
 
 fn book() -> Book {
     let mut book = Book::open("records");
@@ -250,7 +322,7 @@ fn book() -> Book {
         found.len(),
         KINDS,
         "a kind has no record in `everything`: {:?}",
-        found.keys()
+        found.keys().collect::<Vec<_>>()
     );
     for (name, record) in found {
         let today = postcard::to_stdvec(&record).unwrap();

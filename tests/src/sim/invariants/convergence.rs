@@ -73,7 +73,8 @@ fn between(state: &State, theirs: &State) -> Option<String> {
     let accepted = |key: &Key| match key {
         Key::Service(service) | Key::Endpoint(service, _) => peer.record.import.accepts(service),
         Key::Gateway(_) | Key::Tenant(_) | Key::Override(_) => true,
-        Key::Bundle(_) | Key::Share(_) | Key::Region(_) => false,
+        // Leases are kept by their own terms, not by position.
+        Key::Bundle(_) | Key::Share(_) | Key::Region(_) | Key::Lease(..) | Key::Report(..) => false,
     };
     let exported: BTreeSet<Key> = theirs
         .keys()

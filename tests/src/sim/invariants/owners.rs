@@ -20,7 +20,9 @@ pub(super) fn owner(resource: &Resource) -> Option<&RegionId> {
         Resource::Tenant(tenant) => Some(&tenant.region),
         Resource::Override(order) => Some(&order.origin),
         Resource::Bundle(bundle) => Some(bundle.region()),
-        Resource::Service(_) | Resource::Share(_) | Resource::Region(_) => None,
+        Resource::Service(_) | Resource::Share(_) | Resource::Region(_) | Resource::Lease(_) | Resource::Report(_) => {
+            None
+        }
     }
 }
 
