@@ -1,6 +1,8 @@
 //! Builds a node: opens its replica, binds its listeners, and wires what others only know as a trait or a handle. The only
 //! file that knows everybody; decides nothing itself.
 
+mod addresses;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -26,6 +28,8 @@ use proto::{
 use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::service::Routes;
 use tracing::{info, warn};
+
+pub use addresses::Addresses;
 
 use crate::{
     api::{self, Admin, AdminApi, CertificateApi, Door, Joins, RegisterApi, watch::WatchService},
@@ -104,21 +108,6 @@ impl Parts {
             })
             .collect()
     }
-}
-
-/// Where a node really listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// Registration, watch, certificates, admin.
-    pub api: SocketAddr,
-    /// The other nodes.
-    pub raft: SocketAddr,
-    /// Health, metrics, JSON.
-    pub http: SocketAddr,
-    /// Other regions.
-    pub federation: SocketAddr,
-    /// DNS over UDP and TCP.
-    pub dns: SocketAddr,
 }
 
 /// A node that runs.

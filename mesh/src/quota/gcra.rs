@@ -102,11 +102,11 @@ impl Gcra {
             return;
         }
         let now = nanos(now);
-        let at_new = |span: u64| u128::from(span) * u128::from(interval) / u128::from(before);
-        // Rounded up: rounding never admits more.
-        let grown = u128::from(tolerance).saturating_sub(at_new(burst_before));
+        // In old intervals and new ones; what is owed is rounded up, so that rounding never admits more.
+        let at_new = |span: u64| u128::from(span) * u128::from(interval);
+        let grown = u128::from(tolerance).saturating_sub(at_new(burst_before) / u128::from(before));
         let scaled = |paid_at: u64| {
-            let debt = at_new(paid_at.saturating_sub(now)) + 1 + grown;
+            let debt = at_new(paid_at.saturating_sub(now)).div_ceil(u128::from(before)) + grown;
             Some(now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX / 2)))
         };
         // The closure always gives a value, so the update cannot fail.

@@ -361,11 +361,18 @@ async fn the_end_of_the_application_is_the_end_of_the_proxy() {
     let app = "127.0.0.1:1".parse().unwrap();
     let shell = |script: &str| Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()]);
     let settings = config(&registry.address, Some(&registry.token), directory.path(), app);
-    let ended = run(settings.clone(), shell("exit 7"), Stop::default());
-    assert_eq!(
-        tokio::time::timeout(PATIENCE, ended).await.expect("an end").unwrap(),
-        Ended::Application(7)
-    );
+    // What was never attached is not detached, so that the application lives until then.
+    let go = directory.path().join("go");
+    let script = format!("while [ ! -e '{}' ]; do sleep 0.02; done; exit 7", go.display());
+    let ended = run(settings.clone(), shell(&script), Stop::default());
+    let attached = async {
+        registry
+            .hears("attach", |kind| matches!(kind, AgentKind::Attach(_)))
+            .await;
+        std::fs::write(&go, "").unwrap();
+    };
+    let (ended, ()) = tokio::join!(tokio::time::timeout(PATIENCE, ended), attached);
+    assert_eq!(ended.expect("an end").unwrap(), Ended::Application(7));
     registry
         .hears("detach", |kind| matches!(kind, AgentKind::Detach(_)))
         .await;

@@ -6,9 +6,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, HttpBody},
     extract::{DefaultBodyLimit, Path, Query, Request, State},
-    http::StatusCode,
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -85,13 +85,20 @@ async fn bounded(State(slots): State<Arc<Semaphore>>, request: Request, next: Ne
     };
     match tokio::time::timeout(ANSWER_WAIT, next.run(request)).await {
         // The place is given back when the answer was read, not when it was made: answers are what takes memory.
-        Ok(response) => response.map(|body| {
-            let whole = body.into_data_stream().map(move |chunk| {
-                let _held = &slot;
-                chunk
+        Ok(response) => {
+            let length = response.body().size_hint().exact();
+            let mut response = response.map(|body| {
+                let whole = body.into_data_stream().map(move |chunk| {
+                    let _held = &slot;
+                    chunk
+                });
+                Body::from_stream(whole)
             });
-            Body::from_stream(whole)
-        }),
+            if let Some(length) = length {
+                response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+            }
+            response
+        }
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, "no answer in time; try local=true\n").into_response(),
     }
 }

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 /// How wrong a clock may be.
 pub const SKEW_MAX: Duration = Duration::from_secs(30);
-/// How long a lease lasts from its grant or renewal.
-pub const LEASE_TTL: Duration = Duration::from_secs(60);
+/// How long a lease lasts from its grant or renewal. Twice the difference of two clocks: a holder whose clock is ahead of the
+/// grantor's by all of that still has it when it is renewed, at a third of its time.
+pub const LEASE_TTL: Duration = Duration::from_secs(120);
 /// A lease of the home region to itself does not end.
 pub const NO_END: Timestamp = Timestamp(i64::MAX);
 /// What one node says of demand is forgotten after this time: its streams have moved on.

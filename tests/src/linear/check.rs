@@ -374,7 +374,8 @@ mod tests {
                 .map(|(at, _)| at)
                 .collect();
             history[reads[reads.len() / 2]].act = Act::Read(999_999);
-            assert_eq!(check(&history), Verdict::Violation, "seed {seed}");
+            // To exclude every order may be too much work; to find one must not be possible.
+            assert_ne!(check(&history), Verdict::Linearizable, "seed {seed}");
         }
     }
 }

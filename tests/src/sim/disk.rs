@@ -208,6 +208,11 @@ impl Disk {
         content.tables = content.durable_tables.clone();
     }
 
+    /// Whether it fails every write now.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().fault.full
+    }
+
     /// What is wrong with it from now on.
     pub(crate) fn set_fault(&self, fault: Fault) {
         self.lock().fault = fault;

@@ -166,7 +166,9 @@ async fn spoil_disk(sim: Sim, place: Place) {
 
 /// Removes a node, and adds a new one in its place.
 async fn replace(sim: Sim, region: u8) {
-    let places = sim.places(region);
+    let mut places = sim.places(region);
+    // One who removes a node while another adds it would find it a member in the end, and gone.
+    places.retain(|place| sim.with_node(*place, |node| node.joining) == Some(false));
     if places.len() < 2 {
         return;
     }
@@ -183,6 +185,7 @@ async fn replace(sim: Sim, region: u8) {
     node::kill(&sim, old, true);
     let new = Place::new(region, sim.next_number(region));
     sim.add_node(new);
+    sim.with_node(new, |node| node.joining = true);
     if !node::start(&sim, new).await {
         return;
     }
@@ -196,6 +199,7 @@ async fn replace(sim: Sim, region: u8) {
             .is_ok()
         {
             sim.step("added", Place::of(region), new, 0);
+            sim.with_node(new, |node| node.joining = false);
             return;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) busy: bool,
     /// Removed from its region for good.
     pub(crate) is_gone: bool,
+    /// Somebody adds it to its region, or gave up without knowing what came of it.
+    pub(crate) joining: bool,
     /// Its disk has been bad in this life: it may end by itself.
     pub(crate) may_end: bool,
 }
@@ -64,6 +66,7 @@ impl Node {
             running: None,
             busy: false,
             is_gone: false,
+            joining: false,
             may_end: false,
         }
     }
@@ -90,7 +93,8 @@ pub(crate) async fn start(sim: &Sim, place: Place) -> bool {
         if node.busy || node.is_gone || node.running.is_some() {
             return None;
         }
-        (node.busy, node.may_end) = (true, false);
+        // Over a full disk it may not even start.
+        (node.busy, node.may_end) = (true, node.disk.is_full());
         node.life = life.clone();
         Some((node.disk.clone(), node.clock.clone()))
     });

@@ -9,7 +9,7 @@ use tests::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_under_faults_is_linearizable() {
-    let target = executable().parent().unwrap().join("linear");
+    let target = executable().parent().unwrap().join("linear-runs");
     let plan = Plan {
         program: Program {
             path: executable(),

@@ -142,7 +142,7 @@ async fn the_reference_of_metrics_is_what_daemons_show() {
         writeln!(page, "{row}").unwrap();
     }
     if page != old {
-        let new = root().join("target/metrics.md");
+        let new = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.md");
         fs::write(&new, page).unwrap();
         panic!(
             "{PAGE} is not what daemons show: look at it, then cp {} {PAGE}",

@@ -92,13 +92,20 @@ async fn spend(web: &Sidecar, until: tokio::time::Instant) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_in_two_regions_together_get_the_quota_and_no_more() {
     let world = World::regions(["west", "east"]).await;
-    let mut callers = Vec::new();
+    let (mut callers, mut workloads) = (Vec::new(), Vec::new());
     for region in [world.west(), world.east()] {
-        region.workload(Plan::http(&format!("pay-{}", region.name))).await;
+        let plan = Plan::new(&format!("pay-{}", region.name)).serves("pay", 80, "http");
+        workloads.push(region.workload(plan).await);
         for number in 0..2 {
             let plan = Plan::new(&format!("web-{}-{number}", region.name)).in_namespace("acme");
             callers.push(region.caller(plan).await);
         }
+    }
+    for web in &callers {
+        eventually("pay.shop is known and answers", async || {
+            web.get("pay.shop").await.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
     }
     let tenant = world.west().admin().await.tenant("acme", SPENT, BURST).await;
     tenant.unwrap();

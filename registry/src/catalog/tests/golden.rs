@@ -238,6 +238,8 @@ pub(crate) fn replies() -> Vec<(&'static str, Reply)> {
 /// A catalogue with a record of every kind.
 fn everything() -> State {
     let mut world = World::new("eu");
+    world.run(Command::RaiseLevel(LEVEL));
+    world.state = world.state.with_incarnation(Incarnation(8));
     let commands = vec![
         Command::AttachWorkload(Box::new(loaded_workload())),
         Command::AttachGateway(Box::new(gateway_lease("eu-gateway", "eu"))),
@@ -259,7 +261,6 @@ fn everything() -> State {
             },
         ),
         Command::StartDrill(drill("d-1", "eu", "eu")),
-        Command::RaiseLevel(LEVEL),
         checkpoint(),
         finding(),
         Command::Rotate(Box::new(RotateStep::Order)),
@@ -267,6 +268,7 @@ fn everything() -> State {
         grant(),
         lease_import(),
         demand(),
+        Command::AttachWorkload(Box::new(workload("counted", &[]))),
     ];
     for command in commands {
         let reply = world.run(command.clone());

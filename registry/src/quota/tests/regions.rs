@@ -14,7 +14,10 @@ use crate::{
         Command, ImportSet, LeaseSet, State,
         testing::{World, id, import, import_set, init, peer, region, tenant, workload},
     },
-    quota::{steward::Steward, terms::SKEW_MAX},
+    quota::{
+        steward::Steward,
+        terms::{LEASE_TTL, SKEW_MAX},
+    },
 };
 
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
@@ -300,7 +303,7 @@ fn a_region_that_is_cut_off_spends_its_lease_and_then_its_floor_and_gets_it_back
     mesh.run(&Act::Wait(20));
     assert!(mesh.spendable()[1] >= 400.0, "it lasts for a while");
     mesh.nodes[0].want(2_000.0);
-    mesh.run(&Act::Wait(90));
+    mesh.run(&Act::Wait(150));
     assert!((mesh.spendable()[1] - 33.3).abs() < 0.1, "{:?}", mesh.spendable());
     mesh.run(&Act::Wait(90));
     assert!(
@@ -313,6 +316,24 @@ fn a_region_that_is_cut_off_spends_its_lease_and_then_its_floor_and_gets_it_back
     }
     mesh.run(&Act::Wait(FOLLOWS_WITHIN));
     assert!(mesh.spendable()[1] >= 400.0, "{:?}", mesh.spendable());
+}
+
+#[test]
+fn a_lease_outlives_the_greatest_difference_of_clocks() {
+    for skews in [[-30_000, 30_000, 30_000], [30_000, -30_000, -30_000]] {
+        let mut mesh = Mesh::new(skews);
+        mesh.nodes[1].want(900.0);
+        mesh.run(&Act::Wait(60));
+        for _ in 0..200 {
+            mesh.run(&Act::Wait(1));
+            assert!(
+                mesh.spendable()[1] > 800.0,
+                "{:?} at step {}",
+                mesh.spendable(),
+                mesh.step
+            );
+        }
+    }
 }
 
 #[test]
@@ -330,7 +351,7 @@ fn a_restored_home_waits_until_nothing_of_the_old_life_can_be_spent() {
     mesh.nodes[0].want(2_000.0);
     mesh.run(&Act::Wait(100));
     assert!(mesh.spendable()[0] < 40.0, "{:?}", mesh.spendable());
-    let wait = u8::try_from((SKEW_MAX * 4).as_secs()).unwrap();
-    mesh.run(&Act::Wait(wait));
+    let rest = (LEASE_TTL + SKEW_MAX * 4).as_secs() - 100 + u64::from(FOLLOWS_WITHIN);
+    mesh.run(&Act::Wait(u8::try_from(rest).unwrap()));
     assert!(mesh.spendable()[0] > 800.0, "{:?}", mesh.spendable());
 }

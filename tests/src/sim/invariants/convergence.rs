@@ -53,7 +53,12 @@ fn within(sim: &Sim, region: u8) -> Option<String> {
     for member in leader.replica.nodes() {
         let place = Place::new(region, u16::try_from(member.id.0).unwrap_or(0));
         let Some(node) = sim.running(place) else {
-            return Some(format!("{place} does not run"));
+            let starts = sim.with_node(place, |node| node.busy);
+            return Some(match starts {
+                Some(true) => format!("{place} is still starting or stopping"),
+                Some(false) => format!("{place} does not run"),
+                None => format!("{place} is not known"),
+            });
         };
         let position = node.replica.position();
         if position.revision != newest {
