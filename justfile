@@ -30,3 +30,8 @@ fuzz TARGET SECONDS="60":
 # Runs seeds of the simulation: `just sim --seeds 1000`, `just sim --minutes 5`, `just sim --seed 7`.
 sim *ARGS:
     cargo run --release -p tests --bin sim -- {{ARGS}}
+
+# The registry beside etcd (Debian: etcd-server).
+bench-registry *ARGS:
+    cargo build --release
+    cargo run --release -p tests --bin bench-registry -- {{ARGS}}
