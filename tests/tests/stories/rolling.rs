@@ -117,10 +117,12 @@ impl Writer {
             }
             *told = now;
             self.acknowledged.lock().unwrap().insert(self.id.clone(), *number);
-            let id = self.id.clone();
-            let arrived = |seen: &Seen| seen.get(&id).is_some_and(|numbers| numbers.last() == Some(number));
+            let (id, wanted) = (self.id.clone(), *number);
+            let arrived = |seen: &Seen| seen.get(&id).is_some_and(|numbers| numbers.last() == Some(&wanted));
             let arrived = self.seen.clone().wait_for(arrived).await.map(drop);
             arrived.ok()?;
+            // Slower than one caller may attach.
+            tokio::time::sleep(Duration::from_millis(20)).await;
             *number += 1;
             let kind = Some(self.workload(*number));
             out.send(AgentMessage { kind }).await.ok()?;
@@ -221,7 +223,8 @@ async fn rolling_restart_loses_no_write_and_no_watch() {
     let region = world.west();
     let identity = region.identity("shop", "pay").await;
     let (seen, looks) = watch::channel(Seen::new());
-    let (acknowledged, gap, resets) = (Arc::default(), Arc::default(), Arc::default());
+    let acknowledged: Arc<Mutex<BTreeMap<String, u64>>> = Arc::default();
+    let (gap, resets): (Arc<Mutex<Duration>>, Arc<Mutex<u64>>) = (Arc::default(), Arc::default());
     let over = Arc::new(AtomicBool::new(false));
     let follower = Follower {
         identity: region.operator(),
@@ -253,15 +256,19 @@ async fn rolling_restart_loses_no_write_and_no_watch() {
         }
         over.store(true, Ordering::Relaxed);
     };
-    tokio::select! {
-        () = async { tokio::join!(futures_util::future::join_all(writers), follower.run(Arc::clone(&over)), rolling); } => {}
-        // Whoever waits for the watcher waits no longer.
-        () = async {
-            while !over.load(Ordering::Relaxed) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        } => {}
-    }
+    let (rolling, follower) = (Box::pin(rolling), Box::pin(follower.run(Arc::clone(&over))));
+    let all = Box::pin(futures_util::future::join3(
+        futures_util::future::join_all(writers),
+        follower,
+        rolling,
+    ));
+    // Whoever waits for the watcher then waits no longer.
+    let ended = Box::pin(async {
+        while !over.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    futures_util::future::select(all, ended).await;
 
     let acknowledged = acknowledged.lock().unwrap().clone();
     let seen = looks.borrow().clone();
