@@ -74,12 +74,12 @@ impl Network {
     /// Packets from one node to another are dropped, in this direction only.
     pub(super) fn cut(&self, from: u64, to: u64) -> Result<(), String> {
         let (name, address) = (self.namespace(from), self.address(to));
-        ip(&format!("-n {name} route add blackhole {address}/32"))
+        ip(&format!("-n {name} route replace blackhole {address}/32"))
     }
 
     pub(super) fn mend(&self, from: u64, to: u64) -> Result<(), String> {
         let (name, address) = (self.namespace(from), self.address(to));
-        ip(&format!("-n {name} route del blackhole {address}/32"))
+        ip(&format!("-n {name} route flush exact {address}/32"))
     }
 
     /// Pulls a node's cable, or plugs it in again.
