@@ -8,6 +8,7 @@ mod app;
 mod audit;
 pub mod authority;
 pub mod catalog;
+mod codec;
 pub mod config;
 pub mod federation;
 mod gauges;

@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
-use super::text::as_text;
+use super::text::{as_text, from_text};
 
 /// Why a text is no id. Names the operand and what to check.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -209,7 +209,18 @@ impl FromStr for ServiceName {
     }
 }
 
-as_text!(ServiceName);
+from_text!(ServiceName);
+
+impl Serialize for ServiceName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        // Through the formatter it takes several times as long, and every record has some.
+        let mut text = String::with_capacity(2 * LABEL_BYTES_MAX + 1);
+        for part in [self.name(), ".", self.namespace.as_str()] {
+            text.push_str(part);
+        }
+        to.serialize_str(&text)
+    }
+}
 
 impl From<ServiceName> for String {
     fn from(name: ServiceName) -> Self {

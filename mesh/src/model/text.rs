@@ -29,15 +29,23 @@ where
     from.deserialize_str(Text(PhantomData))
 }
 
-/// `Serialize` as what `Display` shows, `Deserialize` by `FromStr`.
+/// `Serialize` as the text that `as_str` gives, `Deserialize` by `FromStr`.
 macro_rules! as_text {
     ($name:ident) => {
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
+                to.serialize_str(self.as_str())
             }
         }
 
+        $crate::model::text::from_text!($name);
+    };
+}
+pub(crate) use as_text;
+
+/// `Deserialize` by `FromStr`.
+macro_rules! from_text {
+    ($name:ident) => {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
                 $crate::model::text::deserialize(from)
@@ -45,7 +53,7 @@ macro_rules! as_text {
         }
     };
 }
-pub(crate) use as_text;
+pub(crate) use from_text;
 
 #[cfg(test)]
 mod tests {

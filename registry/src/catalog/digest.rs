@@ -164,7 +164,7 @@ pub(super) fn hash(key: &RecordKey, value: &[u8]) -> u128 {
 
 /// That of a record that travels as it is kept.
 pub(super) fn of<T: Serialize>(key: &RecordKey, record: &T) -> u128 {
-    value(record).map_or(0, |value| hash(key, &value))
+    value(Vec::new(), record).map_or(0, |value| hash(key, &value))
 }
 
 /// A definition as it travels: it has the age of its export, and whether it is empty is not told.
@@ -192,12 +192,37 @@ fn put<K: Ord + Clone>(map: &mut OrdMap<K, Parts>, key: &K, delta: &Parts) {
     }
 }
 
+/// Vectors that are used again for each record.
+#[derive(Default)]
+pub(super) struct Room {
+    old: Vec<u8>,
+    new: Vec<u8>,
+}
+
+impl Room {
+    fn take_old(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.old)
+    }
+
+    fn take_new(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.new)
+    }
+
+    fn give_back(&mut self, old: Option<Vec<u8>>, new: Option<Vec<u8>>) {
+        for (slot, bytes) in [(&mut self.old, old), (&mut self.new, new)] {
+            *slot = bytes.unwrap_or_default();
+            slot.clear();
+        }
+    }
+}
+
 impl Digests {
     /// Follows a batch that made `after` of `before` and wrote these records.
     pub(super) fn follow(&mut self, before: &State, after: &State, dirty: &BTreeSet<RecordKey>) {
+        let mut room = Room::default();
         for key in dirty {
             let is_offered_anew = |name: &ServiceName| dirty.contains(&RecordKey::Export(name.clone()));
-            self.record(before, after, key, &is_offered_anew);
+            self.record(before, after, key, &is_offered_anew, &mut room);
         }
         for key in dirty {
             if let RecordKey::Export(name) = key {
@@ -209,8 +234,9 @@ impl Digests {
     /// From nothing.
     pub(super) fn of(state: &State) -> Self {
         let (nothing, mut digests) = (State::default(), Self::default());
+        let mut room = Room::default();
         for key in state.record_keys() {
-            digests.record(&nothing, state, &key, &|_| true);
+            digests.record(&nothing, state, &key, &|_| true, &mut room);
         }
         for export in state.exports() {
             digests.offer(&nothing, state, &export.service);
@@ -225,16 +251,20 @@ impl Digests {
         after: &State,
         key: &RecordKey,
         is_offered_anew: &dyn Fn(&ServiceName) -> bool,
+        room: &mut Room,
     ) {
         if *key == RecordKey::Checkpoint {
             return;
         }
-        let (old, new) = (before.value(key), after.value(key));
-        if old == new {
+        let was = before.value(room.take_old(), key);
+        let is = after.value(room.take_new(), key);
+        if was == is {
+            room.give_back(was, is);
             return;
         }
-        let sum = |value: Option<Vec<u8>>| value.map_or(0, |value| hash(key, &value));
-        let (old, new) = (sum(old), sum(new));
+        let sum = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| hash(key, value));
+        let (old, new) = (sum(&was), sum(&is));
+        room.give_back(was, is);
         self.all = self.all.wrapping_add(new.wrapping_sub(old));
         for (state, sum, is_new) in [(before, old, false), (after, new, true)] {
             let Some((owner, part, sum)) = share(state, key, sum) else {

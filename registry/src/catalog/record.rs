@@ -1,7 +1,7 @@
 //! The catalogue as records for the disk and for snapshots: a kind byte and an id as key, a version byte and postcard as
 //! value. Reading back refuses what it does not understand, instead of starting with half a catalogue. Pure.
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, io::Write as _, sync::Arc};
 
 use imbl::OrdMap;
 use mesh::{
@@ -14,6 +14,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::{LEVEL, State, Subject, TokenDigest, digest::Digests};
+use crate::codec::encode_onto;
 
 /// Layout of the values. Fields are only ever added in a new version.
 const VERSION: u8 = 1;
@@ -92,7 +93,8 @@ fn join(kind: u8, parts: &[&dyn Display]) -> Vec<u8> {
         if index > 0 {
             key.push(SEPARATOR);
         }
-        key.extend_from_slice(part.to_string().as_bytes());
+        // Writing to a vector cannot fail.
+        let _ = write!(key, "{part}");
     }
     key
 }
@@ -190,9 +192,10 @@ impl RecordKey {
     }
 }
 
-pub(super) fn value<T: Serialize>(record: &T) -> Option<Vec<u8>> {
+pub(super) fn value<T: Serialize>(mut out: Vec<u8>, record: &T) -> Option<Vec<u8>> {
+    out.push(VERSION);
     // Writing to a vector cannot fail, and all our types have a length: the only faults that postcard knows.
-    postcard::to_extend(record, vec![VERSION]).ok()
+    encode_onto(out, record).ok()
 }
 
 fn read<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, RecordError> {
@@ -249,46 +252,49 @@ impl State {
     /// The value of a record; none when it is gone (or never was).
     #[must_use]
     pub fn record(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.value(&RecordKey::decode(key)?)
+        self.value(Vec::new(), &RecordKey::decode(key)?)
     }
 
-    pub(super) fn value(&self, key: &RecordKey) -> Option<Vec<u8>> {
+    /// The value behind what is in `out`, which may be used again.
+    pub(super) fn value(&self, out: Vec<u8>, key: &RecordKey) -> Option<Vec<u8>> {
         match key {
-            RecordKey::Meta => value(&self.meta),
-            RecordKey::Definition(name, region) => value(self.definitions.get(name)?.get(region)?),
-            RecordKey::Endpoint(name, id) => value(self.endpoint(name, id)?),
-            RecordKey::Workload(id) => value(self.workloads.get(id)?),
-            RecordKey::Gateway(id) => value(self.gateways.get(id)?),
-            RecordKey::GatewayLease(id) => value(self.gateway_leases.get(id)?),
-            RecordKey::Export(name) => value(self.exports.get(name)?),
-            RecordKey::Peer(region) => value(self.peers.get(region)?),
-            RecordKey::Tenant(id) => value(self.tenants.get(id)?),
-            RecordKey::Token(digest) => value(self.tokens.get(digest)?),
-            RecordKey::Bundle(domain) => value(self.bundles.get(domain)?),
-            RecordKey::Authority => value(self.authority.as_ref()?),
-            RecordKey::Drill(id) => value(self.drills.get(id)?),
-            RecordKey::Override(id) => value(self.overrides.get(id)?),
-            RecordKey::Region(region) => value(self.regions.get(region)?),
-            RecordKey::Probe(name) => value(self.probes.get(name)?),
-            RecordKey::Refused(region) => value(self.refused.get(region)?),
-            RecordKey::Finding(subject) => value(self.findings.get(subject)?),
-            RecordKey::Checkpoint => value(self.checkpoint.as_ref()?),
-            RecordKey::Rotation => value(self.rotation.as_ref()?),
-            RecordKey::Level => value(&self.level).filter(|_| self.level > 0),
-            RecordKey::Grant(tenant, region) => value(self.quotas.grants.get(&(tenant.clone(), region.clone()))?),
-            RecordKey::Holding(tenant) => value(self.quotas.holdings.get(tenant)?),
-            RecordKey::Report(tenant, region) => value(self.quotas.reports.get(&(tenant.clone(), region.clone()))?),
-            RecordKey::Division(tenant) => value(self.quotas.divisions.get(tenant)?),
-            RecordKey::Demand(tenant) => value(self.quotas.demands.get(tenant)?),
-            RecordKey::Member(id) => value(self.quotas.members.get(id)?),
-            RecordKey::Fence => value(self.quotas.fence.as_ref()?),
+            RecordKey::Meta => value(out, &self.meta),
+            RecordKey::Definition(name, region) => value(out, self.definitions.get(name)?.get(region)?),
+            RecordKey::Endpoint(name, id) => value(out, self.endpoint(name, id)?),
+            RecordKey::Workload(id) => value(out, self.workloads.get(id)?),
+            RecordKey::Gateway(id) => value(out, self.gateways.get(id)?),
+            RecordKey::GatewayLease(id) => value(out, self.gateway_leases.get(id)?),
+            RecordKey::Export(name) => value(out, self.exports.get(name)?),
+            RecordKey::Peer(region) => value(out, self.peers.get(region)?),
+            RecordKey::Tenant(id) => value(out, self.tenants.get(id)?),
+            RecordKey::Token(digest) => value(out, self.tokens.get(digest)?),
+            RecordKey::Bundle(domain) => value(out, self.bundles.get(domain)?),
+            RecordKey::Authority => value(out, self.authority.as_ref()?),
+            RecordKey::Drill(id) => value(out, self.drills.get(id)?),
+            RecordKey::Override(id) => value(out, self.overrides.get(id)?),
+            RecordKey::Region(region) => value(out, self.regions.get(region)?),
+            RecordKey::Probe(name) => value(out, self.probes.get(name)?),
+            RecordKey::Refused(region) => value(out, self.refused.get(region)?),
+            RecordKey::Finding(subject) => value(out, self.findings.get(subject)?),
+            RecordKey::Checkpoint => value(out, self.checkpoint.as_ref()?),
+            RecordKey::Rotation => value(out, self.rotation.as_ref()?),
+            RecordKey::Level => value(out, &self.level).filter(|_| self.level > 0),
+            RecordKey::Grant(tenant, region) => value(out, self.quotas.grants.get(&(tenant.clone(), region.clone()))?),
+            RecordKey::Holding(tenant) => value(out, self.quotas.holdings.get(tenant)?),
+            RecordKey::Report(tenant, region) => {
+                value(out, self.quotas.reports.get(&(tenant.clone(), region.clone()))?)
+            }
+            RecordKey::Division(tenant) => value(out, self.quotas.divisions.get(tenant)?),
+            RecordKey::Demand(tenant) => value(out, self.quotas.demands.get(tenant)?),
+            RecordKey::Member(id) => value(out, self.quotas.members.get(id)?),
+            RecordKey::Fence => value(out, self.quotas.fence.as_ref()?),
         }
     }
 
     /// All records, in order of their keys.
     pub fn records(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
         self.record_keys()
-            .filter_map(|key| Some((key.encode(), self.value(&key)?)))
+            .filter_map(|key| Some((key.encode(), self.value(Vec::new(), &key)?)))
     }
 
     pub(super) fn record_keys(&self) -> impl Iterator<Item = RecordKey> + '_ {

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use mesh::model::{Held, Key, RegionId, Resource, Update};
 use serde::Serialize;
 
-use crate::catalog::{ImportSet, LeaseSet};
+use crate::{
+    catalog::{ImportSet, LeaseSet},
+    codec::encoded_len,
+};
 
 /// Largest set, in bytes as it is logged: below the largest command that is taken.
 const SET_BYTES_MAX: usize = 96 * 1024;
@@ -151,7 +154,7 @@ impl Packer {
 
     fn make_room(&mut self, record: &impl Serialize) {
         // Our records always have an encoding; one without would be refused when it is proposed.
-        let len = postcard::to_allocvec(record).map_or(0, |bytes| bytes.len());
+        let len = encoded_len(record).unwrap_or(0);
         if self.bytes > 0 && self.bytes + len > SET_BYTES_MAX {
             self.done.push(std::mem::take(&mut self.open));
             self.bytes = 0;

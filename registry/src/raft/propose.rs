@@ -15,7 +15,10 @@ use mesh::{model::Revision, runtime::clock};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{storage::VALUE_BYTES_MAX, wire::Failure};
-use crate::catalog::{Command, Reply};
+use crate::{
+    catalog::{Command, Reply},
+    codec::encoded_len,
+};
 
 /// Proposals that wait for the batcher; more are refused.
 pub(crate) const QUEUE_MAX: usize = 1024;
@@ -97,9 +100,8 @@ impl Proposal {
 }
 
 fn encoded_bytes(command: &Command) -> usize {
-    let size = postcard::ser_flavors::Size::default();
     // A command that cannot be encoded is refused like one that is too long; none is known.
-    postcard::serialize_with_flavor(command, size).unwrap_or(usize::MAX)
+    encoded_len(command).unwrap_or(usize::MAX)
 }
 
 /// Whether doing it again later does no harm, and answers the caller as well. Others may have written in between: what

@@ -20,7 +20,10 @@ use super::{
     storage::{File, Files, Record, Sequential, is_full},
     type_config::{LogId, Membership, SnapshotMeta},
 };
-use crate::catalog::{Loader, RecordError, State};
+use crate::{
+    catalog::{Loader, RecordError, State},
+    codec::encode_onto,
+};
 
 const MAGIC: &[u8; 8] = b"ISTHSNAP";
 const VERSION: u32 = 1;
@@ -130,7 +133,7 @@ impl<'a> Parts<'a> {
         let mut open = Vec::with_capacity(FRAME_BYTES + 4096);
         while open.len() < FRAME_BYTES {
             let Some(record) = records.next() else { break };
-            open = postcard::to_extend(&record, open).map_err(io::Error::other)?;
+            open = encode_onto(open, &record).map_err(io::Error::other)?;
             self.count += 1;
         }
         let mut out = Vec::with_capacity(open.len() + 8);

@@ -7,7 +7,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 use super::{Node, runtime::Runtime, storage::Blob};
-use crate::catalog::{Batch, Reply};
+use crate::{
+    catalog::{Batch, Reply},
+    codec::encode_versioned,
+};
 
 openraft::declare_raft_types!(
     /// An entry is a batch (shared, because the log's cache, every follower's stream and the state machine hold it); a
@@ -49,7 +52,7 @@ pub(crate) enum CodecError {
 
 /// The version byte and the value.
 pub(crate) fn encode<T: Serialize + ?Sized>(what: &'static str, value: &T) -> Result<Vec<u8>, CodecError> {
-    postcard::to_extend(value, vec![VERSION]).map_err(|source| CodecError::Malformed { what, source })
+    encode_versioned(VERSION, value).map_err(|source| CodecError::Malformed { what, source })
 }
 
 /// The value behind the version byte.
