@@ -17,6 +17,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    log::ahead::Ahead,
     records::Records,
     storage::{Engine, EngineError, Files, Pace, Storage},
 };
@@ -159,6 +160,7 @@ pub(crate) struct Disk {
     pub(crate) files: Arc<dyn Files>,
     pub(crate) database: Lane<Box<dyn Engine>>,
     records: Arc<Records>,
+    ahead: Arc<Ahead>,
     pace: Option<Arc<dyn Pace>>,
     free: Arc<Free>,
     sync_seconds: Histogram,
@@ -183,6 +185,7 @@ impl Disk {
             files,
             database,
             records: Arc::default(),
+            ahead: Arc::default(),
             pace,
             free: Arc::new(Free {
                 bytes: AtomicU64::new(u64::MAX),
@@ -260,6 +263,11 @@ impl Disk {
     /// What is applied but not in the database yet.
     pub(crate) fn records(&self) -> Arc<Records> {
         Arc::clone(&self.records)
+    }
+
+    /// How far the leader's own appends are.
+    pub(crate) fn ahead(&self) -> Arc<Ahead> {
+        Arc::clone(&self.ahead)
     }
 
     /// A lane of this disk for something else than the database.

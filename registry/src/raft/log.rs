@@ -23,6 +23,7 @@
 //! for the writes to come is taken from the disk ahead, so that a disk which others fill refuses proposals before it fails
 //! an append.
 
+pub(crate) mod ahead;
 pub(crate) mod frame;
 mod recent;
 mod recovery;

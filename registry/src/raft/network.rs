@@ -15,6 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Node,
+    log::ahead::Ahead,
     peers::{CallError, Peer, Peers},
     transport::Method,
     type_config::TypeConfig,
@@ -24,16 +25,23 @@ use super::{
 /// followers of a lost leader all look for it.
 const UNREACHABLE_WAIT: Duration = Duration::from_millis(200);
 
+/// What part of a call's time it may wait for the own disk.
+const FLUSH_SHARE: u32 = 4;
+
 /// Makes links.
-pub(crate) struct Network(pub(crate) Arc<Peers>);
+pub(crate) struct Network {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) ahead: Arc<Ahead>,
+}
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &Node) -> Link {
         Link {
-            peers: Arc::clone(&self.0),
-            peer: self.0.peer(target, node),
+            peers: Arc::clone(&self.peers),
+            ahead: Arc::clone(&self.ahead),
+            peer: self.peers.peer(target, node),
             target,
         }
     }
@@ -42,6 +50,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// To one node.
 pub(crate) struct Link {
     peers: Arc<Peers>,
+    ahead: Arc<Ahead>,
     peer: Arc<Peer>,
     target: u64,
 }
@@ -74,9 +83,15 @@ impl Link {
 impl RaftNetwork<TypeConfig> for Link {
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Refused<openraft::error::Infallible>> {
+        if let Some(committed) = rpc.leader_commit {
+            // Nearly always it is durable by now. A slow disk must not keep the heartbeat back, though.
+            let patience = option.hard_ttl() / FLUSH_SHARE;
+            let _ = tokio::time::timeout(patience, self.ahead.reach(committed)).await;
+            rpc.leader_commit = self.ahead.bound(Some(committed));
+        }
         self.call(Method::Append, &rpc, option.hard_ttl()).await
     }
 

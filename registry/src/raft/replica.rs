@@ -183,7 +183,7 @@ impl Replica {
         let (mut machine, applied) = machine.map_err(failed)?;
         let snapshot = machine.snapshot_last().await.map_err(failed)?;
         let limits = Limits::within(settings.log_mib << 20);
-        let log = LogStore::open(disk.clone(), Some(applied.clone()), snapshot, limits, tasks).await;
+        let log = LogStore::open(id, disk.clone(), Some(applied.clone()), snapshot, limits, tasks).await;
         let log = log.map_err(failed)?;
         if snapshot > log.last() {
             machine.adopt_snapshot().await.map_err(failed)?;
@@ -191,7 +191,11 @@ impl Replica {
         let (shape, log_lane) = (log.shape(), log.lane());
         let peers = Arc::new(Peers::new(id, seams.transport, applied.clone()));
         let config = settings.consensus().map_err(Error::Raft)?;
-        let raft = Raft::new(id, config, Network(Arc::clone(&peers)), log, machine).await;
+        let network = Network {
+            peers: Arc::clone(&peers),
+            ahead: disk.ahead(),
+        };
+        let raft = Raft::new(id, config, network, log, machine).await;
         let raft = raft.map_err(|error| storage(error.to_string()))?;
         let (proposals, proposal_queue) = queue::bounded(metrics, "propose", QUEUE_MAX);
         let (reads, read_queue) = queue::bounded(metrics, "read", READERS_MAX);

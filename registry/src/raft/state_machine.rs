@@ -380,7 +380,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let (begun, mut replies) = (clock::now(), Vec::new());
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        if let Some(last) = entries.last().map(|entry| entry.log_id) {
+            let durable = self.disk.ahead().reach(last).await;
+            durable.map_err(|error| StorageIOError::apply(last, any(&error)))?;
+        }
+        let (begun, mut replies) = (clock::now(), Vec::with_capacity(entries.len()));
         for entry in entries {
             replies.push(self.step(entry)?);
         }

@@ -11,7 +11,7 @@ use std::{
 
 use mesh::runtime::{OnExit, Tasks, clock};
 use openraft::{
-    AnyError, LogState, OptionalSend, RaftLogReader,
+    AnyError, CommittedLeaderId, LogState, OptionalSend, RaftLogReader,
     storage::{LogFlushed, RaftLogStorage},
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct LogStore {
     /// What the records hold; none where nothing keeps records (a log alone).
     applied: Option<Applied>,
     tasks: Tasks,
+    me: u64,
     /// Guards what is in memory only; never held over a wait.
     known: Arc<Mutex<Known>>,
 }
@@ -47,6 +48,8 @@ struct Known {
     last: Option<LogId>,
     purged: Option<LogId>,
     committed: Option<LogId>,
+    /// The saved one.
+    vote: Option<Vote>,
     /// Up to here the database says that the log is purged. Only the database's lane looks at it.
     marked: Option<LogId>,
 }
@@ -55,6 +58,7 @@ impl LogStore {
     /// Opens the log beside an open database. Finishes a purge that was cut off. `proven` = an entry that is committed, as
     /// the node's own snapshot says.
     pub(crate) async fn open(
+        me: u64,
         disk: Disk,
         applied: Option<Applied>,
         proven: Option<LogId>,
@@ -84,6 +88,7 @@ impl LogStore {
             shape,
             applied,
             tasks: tasks.clone(),
+            me,
             known: Arc::new(Mutex::new(known)),
         })
     }
@@ -101,6 +106,16 @@ impl LogStore {
     /// The lane that owns it.
     pub(crate) fn lane(&self) -> Lane<Log> {
         self.log.clone()
+    }
+
+    /// Whether this node appends an entry as leader: a leader appends entries of its own term only, and whoever follows
+    /// another one has saved a vote for it.
+    fn leads(&self, entry: LogId) -> bool {
+        let leads = |vote: Vote| {
+            let (term, leader) = (vote.leader_id.term, vote.leader_id.node_id);
+            vote.committed && leader == self.me && entry.leader_id == CommittedLeaderId::new(term, leader)
+        };
+        self.known().vote.is_some_and(leads)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -207,14 +222,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             engine.write(Space::Meta, writes)?;
             engine.sync()
         };
-        self.disk.run(save).await.map_err(|error| write_failed(&error))
+        self.disk.run(save).await.map_err(|error| write_failed(&error))?;
+        self.known().vote = Some(*vote);
+        Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         let bytes = self.disk.run(|engine| engine.get(Space::Meta, VOTE)).await;
         let bytes = bytes.map_err(|error| read_failed(&error))?;
         let decoded = bytes.map(|bytes| decode("vote", &bytes)).transpose();
-        decoded.map_err(|error| read_failed(&error))
+        let vote = decoded.map_err(|error| read_failed(&error))?;
+        self.known().vote = vote;
+        Ok(vote)
     }
 
     /// Goes to the disk with the next append: a start applies up to there by itself, and may know less than was committed.
@@ -244,11 +263,35 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let committed = self.known().committed.map_or(0, |committed| committed.index);
         let seconds = self.disk.sync_seconds();
+        let ahead = self.disk.ahead();
+        if ahead.has_failed() {
+            return Err(write_failed(&LogError::Broken));
+        }
+        let last = pending.last().map(|entry| entry.log_id);
+        let counts = last.filter(|last| self.leads(*last));
+        let callback = match counts {
+            Some(last) => {
+                ahead.count(last);
+                callback.log_io_completed(Ok(()));
+                None
+            }
+            None => Some(callback),
+        };
         let append = move |log: &mut Log| {
             let begun = clock::now();
             let done = log.append(&pending, committed);
             seconds.record(begun.elapsed().as_secs_f64());
-            callback.log_io_completed(done.map_err(|error| io::Error::other(any(&error))));
+            match (counts, &done) {
+                (Some(last), Ok(())) => ahead.finish(last),
+                (Some(_), Err(error)) => {
+                    tracing::error!(error = %any(error), "the log could not be written; this node stops");
+                    ahead.fail();
+                }
+                (None, _) => {}
+            }
+            if let Some(callback) = callback {
+                callback.log_io_completed(done.map_err(|error| io::Error::other(any(&error))));
+            }
         };
         // Readers find the entries in memory, or wait in the same queue behind this job.
         self.log.give(append).await.map_err(|error| write_failed(&error))

@@ -33,7 +33,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
         let tasks = Tasks::default();
         let disk = Disk::open(storage, &Metrics::default(), &tasks).await.unwrap();
         let shelf = Shelf::open(Arc::clone(&disk.files)).unwrap();
-        let log = LogStore::open(disk.clone(), None, None, Limits::within(1 << 20), &tasks).await?;
+        let log = LogStore::open(1, disk.clone(), None, None, Limits::within(1 << 20), &tasks).await?;
         let (machine, _) = StateMachine::open(disk, shelf, Arc::new(NoPublish)).await?;
         Ok((Guard { _folder: folder }, log, machine))
     }
