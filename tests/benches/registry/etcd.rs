@@ -1,6 +1,8 @@
 //! Three nodes of etcd on loopback, with its default durability, and the few calls of its API that are compared.
 
-use std::{path::Path, time::Duration};
+mod tls;
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
+use self::tls::Tls;
 use crate::{load::Writer, process};
 
 const NODES: usize = 3;
@@ -19,13 +22,16 @@ const NODES: usize = 3;
 pub(crate) struct Etcd {
     nodes: Vec<Child>,
     _ports: Ports,
-    leader: String,
+    leader: SocketAddr,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Etcd {
-    /// Starts the group and waits for its leader.
-    pub(crate) async fn start(dir: &Path) -> anyhow::Result<Self> {
+    /// Starts the group and waits for its leader. `plain` = without the TLS that the registry has.
+    pub(crate) async fn start(dir: &Path, plain: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
+        let tls = if plain { None } else { Some(Arc::new(Tls::make(dir)?)) };
+        let scheme = if plain { "http" } else { "https" };
         let mut ports = Ports::reserve(NODES * 2).map_err(anyhow::Error::msg)?;
         let mut addresses = Vec::new();
         for _ in 0..NODES {
@@ -33,21 +39,26 @@ impl Etcd {
             addresses.push((pair.0.map_err(anyhow::Error::msg)?, pair.1.map_err(anyhow::Error::msg)?));
         }
         let peers = addresses.iter().enumerate();
-        let peers: Vec<_> = peers.map(|(at, (_, peer))| format!("n{at}=http://{peer}")).collect();
+        let peers: Vec<_> = peers
+            .map(|(at, (_, peer))| format!("n{at}={scheme}://{peer}"))
+            .collect();
         let mut nodes = Vec::new();
         for (at, (client, peer)) in addresses.iter().enumerate() {
             let data = dir.join(format!("n{at}"));
-            let arguments = [
+            let mut arguments = vec![
                 ("--name", format!("n{at}")),
                 ("--data-dir", data.display().to_string()),
-                ("--listen-client-urls", format!("http://{client}")),
-                ("--advertise-client-urls", format!("http://{client}")),
-                ("--listen-peer-urls", format!("http://{peer}")),
-                ("--initial-advertise-peer-urls", format!("http://{peer}")),
+                ("--listen-client-urls", format!("{scheme}://{client}")),
+                ("--advertise-client-urls", format!("{scheme}://{client}")),
+                ("--listen-peer-urls", format!("{scheme}://{peer}")),
+                ("--initial-advertise-peer-urls", format!("{scheme}://{peer}")),
                 ("--initial-cluster", peers.join(",")),
                 ("--initial-cluster-state", "new".to_owned()),
                 ("--log-level", "error".to_owned()),
             ];
+            if !plain {
+                arguments.extend(Tls::flags(dir));
+            }
             let arguments: Vec<_> = arguments
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
@@ -58,14 +69,15 @@ impl Etcd {
                 &dir.join(format!("n{at}.log")),
             )?);
         }
-        let clients: Vec<_> = addresses.iter().map(|(client, _)| format!("http://{client}")).collect();
-        let leader = leader(&clients)
+        let clients: Vec<_> = addresses.iter().map(|(client, _)| *client).collect();
+        let leader = leader(&clients, tls.as_ref())
             .await
             .with_context(|| format!("see the logs in {}", dir.display()))?;
         Ok(Self {
             nodes,
             _ports: ports,
             leader,
+            tls,
         })
     }
 
@@ -78,18 +90,28 @@ impl Etcd {
     pub(crate) async fn connect(&self, count: usize) -> anyhow::Result<Vec<Channel>> {
         let mut channels = Vec::new();
         for _ in 0..count {
-            let endpoint = Channel::from_shared(self.leader.clone())?.tcp_nodelay(true);
-            channels.push(endpoint.connect().await?);
+            channels.push(connect(self.leader, self.tls.as_ref()).await?);
         }
         Ok(channels)
     }
 }
 
-async fn leader(clients: &[String]) -> anyhow::Result<String> {
+async fn connect(to: SocketAddr, tls: Option<&Arc<Tls>>) -> anyhow::Result<Channel> {
+    let endpoint = Channel::from_shared(format!("http://{to}"))?.tcp_nodelay(true);
+    let Some(tls) = tls.cloned() else {
+        return Ok(endpoint.connect().await?);
+    };
+    let connector = tower::service_fn(move |_| {
+        let tls = Arc::clone(&tls);
+        async move { tls.connect(to).await.map_err(std::io::Error::other) }
+    });
+    Ok(endpoint.connect_with_connector(connector).await?)
+}
+
+async fn leader(clients: &[SocketAddr], tls: Option<&Arc<Tls>>) -> anyhow::Result<SocketAddr> {
     for _ in 0..200 {
         for client in clients {
-            let endpoint = Channel::from_shared(client.clone())?;
-            let Ok(channel) = endpoint.connect().await else {
+            let Ok(channel) = connect(*client, tls).await else {
                 continue;
             };
             let reply: Result<StatusReply, _> = unary(&channel, "/etcdserverpb.Maintenance/Status", Nothing {}).await;
@@ -101,7 +123,7 @@ async fn leader(clients: &[String]) -> anyhow::Result<String> {
                         .is_some_and(|header| header.member == status.leader)
             };
             if reply.is_ok_and(|status| is_leader(&status)) {
-                return Ok(client.clone());
+                return Ok(*client);
             }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

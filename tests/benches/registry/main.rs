@@ -37,6 +37,9 @@ struct Args {
     /// Endpoints of the large mesh.
     #[arg(long, default_value_t = 100_000)]
     endpoints: usize,
+    /// Run etcd without TLS. By default it has mutual TLS for clients and peers, which the registry always has.
+    #[arg(long)]
+    plain_etcd: bool,
     /// The `isthmus` binary; by default the one beside this program: `cargo build --release` makes it.
     #[arg(long)]
     isthmus: Option<PathBuf>,

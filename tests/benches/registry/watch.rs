@@ -123,7 +123,7 @@ async fn measure<T: Watcher, W: Writer>(watchers: Vec<T>, mut writer: W, changes
 }
 
 pub(crate) async fn run(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let etcd = Etcd::start(&dir.join("etcd")).await?;
+    let etcd = Etcd::start(&dir.join("etcd"), args.plain_etcd).await?;
     let mut lab = ours::plan(args, &dir.join("isthmus"), &["eu"], 3)?;
     let region = lab.region("eu").map_err(anyhow::Error::msg)?;
     region.form_registry().await.map_err(anyhow::Error::msg)?;

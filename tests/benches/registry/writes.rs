@@ -14,7 +14,7 @@ use crate::{
 const CONNECTIONS: usize = 16;
 
 pub(crate) async fn run(args: &Args, dir: &Path, report: &mut Report) -> anyhow::Result<()> {
-    let etcd = Etcd::start(&dir.join("etcd")).await?;
+    let etcd = Etcd::start(&dir.join("etcd"), args.plain_etcd).await?;
     let mut lab = ours::plan(args, &dir.join("isthmus"), &["eu"], 3)?;
     for region in &mut lab.regions {
         region.form_registry().await.map_err(anyhow::Error::msg)?;
