@@ -296,7 +296,7 @@ mod tests {
     async fn a_node_that_differs_is_reported_within_five_seconds() {
         let (group, tasks) = (Group::new(), Tasks::new(Stop::default()));
         (0..3).for_each(|node| audited(&group, node, &tasks));
-        group.commit(Command::AttachWorkload(Box::new(workload("w1", &["pay.shop"]))));
+        group.commit(Command::AttachWorkload(Arc::new(workload("w1", &["pay.shop"]))));
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(group.differing(), Vec::<String>::new());
         let quiet = group.hub(0).moment().revision;
@@ -319,7 +319,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_node_read_from_its_disk_is_compared_although_nothing_changes() {
         let (group, tasks) = (Group::new(), Tasks::new(Stop::default()));
-        group.commit(Command::AttachWorkload(Box::new(workload("w1", &["pay.shop"]))));
+        group.commit(Command::AttachWorkload(Arc::new(workload("w1", &["pay.shop"]))));
         (0..2).for_each(|node| audited(&group, node, &tasks));
         tokio::time::sleep(Duration::from_secs(10)).await;
         group.spoil(2);

@@ -1,7 +1,7 @@
 //! What can be asked of the catalogue, and what it answers. Everything here is a log entry: variants and fields are only
 //! ever added at the end, and no field may depend on the node that applies it.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use mesh::{
     identity::{Bundle, SpiffeId, TrustDomain},
@@ -46,7 +46,7 @@ pub enum Command {
         authority: AuthorityRecord,
     },
     /// A workload's agent attached to a node: registers or renews it, with a new lease epoch.
-    AttachWorkload(Box<WorkloadLease>),
+    AttachWorkload(Arc<WorkloadLease>),
     /// A gateway attached to a node.
     AttachGateway(Box<GatewayLease>),
     /// All endpoints of a workload change state. Refused when the epoch is not the current one.

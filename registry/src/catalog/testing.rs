@@ -1,6 +1,6 @@
 //! A small world for tests: region `eu` with its commands in short form.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh::{
     identity::{Bundle, TrustDomain},
@@ -80,7 +80,7 @@ impl World {
     }
 
     pub(crate) fn attach(&mut self, lease: WorkloadLease) -> (u64, Vec<String>) {
-        match self.run(Command::AttachWorkload(Box::new(lease))) {
+        match self.run(Command::AttachWorkload(Arc::new(lease))) {
             Reply::Attached { epoch, endpoints } => (epoch, endpoints.iter().map(ToString::to_string).collect()),
             other => panic!("{other:?}"),
         }

@@ -208,7 +208,7 @@ impl Region {
         let mut lease: WorkloadLease = workload(name, services);
         lease.identity = id(&format!("spiffe://{}.test/ns/shop/sa/pay", self.name));
         lease.cluster = id(&format!("{}-1", self.name));
-        self.run(Command::AttachWorkload(Box::new(lease)));
+        self.run(Command::AttachWorkload(Arc::new(lease)));
     }
 
     async fn sees(&self, what: &str, check: impl Fn(&crate::catalog::State) -> bool) {

@@ -280,7 +280,7 @@ impl Session {
             }
         }
         let lessee = Lessee::Workload(lease.id.clone());
-        self.attach(lessee, Command::AttachWorkload(Box::new(lease))).await
+        self.attach(lessee, Command::AttachWorkload(Arc::new(lease))).await
     }
 
     async fn attach(&mut self, lessee: Lessee, command: Command) -> Result<agent_reply::Kind, Error> {

@@ -57,7 +57,7 @@ impl Fixture {
     }
 
     fn attach(&mut self, name: &str, services: &[&str]) -> u64 {
-        self.run(Command::AttachWorkload(Box::new(workload(name, services))));
+        self.run(Command::AttachWorkload(Arc::new(workload(name, services))));
         self.world.state.workload(&id(name)).unwrap().epoch
     }
 
@@ -104,7 +104,7 @@ fn busy() -> Fixture {
     fixture.attach("w1", &["pay.shop", "secret.shop"]);
     let mut elsewhere = workload("w2", &["pay.shop"]);
     elsewhere.cluster = id("eu-2");
-    fixture.run(Command::AttachWorkload(Box::new(elsewhere)));
+    fixture.run(Command::AttachWorkload(Arc::new(elsewhere)));
     fixture.run(Command::AttachGateway(Box::new(gateway_lease("gw-1", "eu"))));
     fixture.run(export("pay.shop", regions(&["us"])));
     fixture.run(Command::PutTenant(tenant("acme", &["shop"], "eu", 10.0)));

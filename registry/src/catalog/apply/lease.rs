@@ -24,7 +24,7 @@ impl Transaction<'_> {
         meta.next_epoch
     }
 
-    pub(super) fn attach_workload(&mut self, lease: &WorkloadLease) -> Outcome {
+    pub(super) fn attach_workload(&mut self, lease: &Arc<WorkloadLease>) -> Outcome {
         let region = self.own_region()?;
         let before = self.state.workloads.get(&lease.id).cloned();
         if let Some(hold) = &before
@@ -52,20 +52,24 @@ impl Transaction<'_> {
         let hold = WorkloadHold {
             epoch,
             unverified: false,
-            lease: Arc::new(lease),
+            lease,
         };
         self.put_workload(&hold.lease.id.clone(), hold);
         Ok(Reply::Attached { epoch, endpoints })
     }
 
-    /// The lease with the endpoint ids that the workload had before.
-    fn with_kept_ids(&self, lease: &WorkloadLease, before: Option<&WorkloadLease>) -> Result<WorkloadLease, Refusal> {
+    /// The lease with the endpoint ids that the workload had before; nearly always it has them already, and is not copied.
+    fn with_kept_ids(
+        &self,
+        lease: &Arc<WorkloadLease>,
+        before: Option<&WorkloadLease>,
+    ) -> Result<Arc<WorkloadLease>, Refusal> {
         let before = before.into_iter().flat_map(|before| &before.services);
         let kept: BTreeMap<&ServiceName, &EndpointId> =
             before.map(|service| (&service.name, &service.endpoint)).collect();
-        let mut lease = lease.clone();
+        let mut with_kept = Arc::clone(lease);
         let mut seen = BTreeSet::new();
-        for service in &mut lease.services {
+        for (at, service) in lease.services.iter().enumerate() {
             let name = &service.name;
             if *name.namespace() != lease.namespace {
                 let text = format!(
@@ -74,15 +78,17 @@ impl Transaction<'_> {
                 );
                 return Err(Refusal::Conflict(text));
             }
-            if !seen.insert(name.clone()) {
+            if !seen.insert(name) {
                 let text = format!(
                     "workload {} names service {name} twice; name it once with all ports",
                     lease.id
                 );
                 return Err(Refusal::Conflict(text));
             }
-            if let Some(id) = kept.get(name) {
-                service.endpoint = EndpointId::clone(id);
+            if let Some(&id) = kept.get(name) {
+                if *id != service.endpoint {
+                    Arc::make_mut(&mut with_kept).services[at].endpoint = id.clone();
+                }
             } else if self.state.endpoint(name, &service.endpoint).is_some() {
                 let text = format!(
                     "endpoint id {} of service {name} is taken; attach again",
@@ -91,7 +97,7 @@ impl Transaction<'_> {
                 return Err(Refusal::Conflict(text));
             }
         }
-        Ok(lease)
+        Ok(with_kept)
     }
 
     /// Limits count what is added: a workload that attaches again is never refused for what it had.

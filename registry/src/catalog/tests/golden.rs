@@ -1,6 +1,6 @@
 //! Samples of everything that the catalogue keeps, for golden bytes.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mesh::model::{
     Audience, EndpointState, Held, ImportPolicy, Incarnation, LeaseReport, NodeId, Port, Protocol, QuotaLease,
@@ -81,7 +81,7 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
     samples!(crate::catalog::Command, {
         Noop => Command::Noop,
         Init => init("eu", 7),
-        AttachWorkload => Command::AttachWorkload(Box::new(loaded_workload())),
+        AttachWorkload => Command::AttachWorkload(Arc::new(loaded_workload())),
         AttachGateway => Command::AttachGateway(Box::new(gateway_lease("eu-gateway", "eu"))),
         SetWorkloadState => Command::SetWorkloadState { workload: id("pay-1"), epoch, state: EndpointState::Draining },
         SetGatewayState => Command::SetGatewayState { gateway: id("eu-gateway"), epoch, state: EndpointState::Maintenance },
@@ -241,7 +241,7 @@ fn everything() -> State {
     world.run(Command::RaiseLevel(LEVEL));
     world.state = world.state.with_incarnation(Incarnation(8));
     let commands = vec![
-        Command::AttachWorkload(Box::new(loaded_workload())),
+        Command::AttachWorkload(Arc::new(loaded_workload())),
         Command::AttachGateway(Box::new(gateway_lease("eu-gateway", "eu"))),
         export("pay.shop", Audience::Everybody),
         Command::PutTenant(tenant("acme", &["shop"], "eu", 12.5)),
@@ -268,7 +268,7 @@ fn everything() -> State {
         grant(),
         lease_import(),
         demand(),
-        Command::AttachWorkload(Box::new(workload("counted", &[]))),
+        Command::AttachWorkload(Arc::new(workload("counted", &[]))),
     ];
     for command in commands {
         let reply = world.run(command.clone());

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use mesh::model::{Audience, EndpointState, Key, Protocol};
 
 use super::super::testing::{World, export, gateway_lease, id, lapse, port, workload};
@@ -75,7 +77,7 @@ fn what_stands_in_the_way_is_named() {
         (twice, "workload w2 names service cart.shop twice"),
         (taken, "endpoint id ep-w1-pay-shop of service pay.shop is taken"),
     ] {
-        let text = world.refused(Command::AttachWorkload(Box::new(lease)));
+        let text = world.refused(Command::AttachWorkload(Arc::new(lease)));
         assert!(text.starts_with(reason), "{text}");
     }
 }
@@ -219,9 +221,9 @@ fn a_command_that_is_refused_halfway_leaves_nothing_and_the_rest_of_the_batch_st
     let halfway = || {
         let mut lease = workload("w3", &["cart.shop", "pay.shop"]);
         lease.services[1].ports = vec![port("", 80, Protocol::Grpc)];
-        Command::AttachWorkload(Box::new(lease))
+        Command::AttachWorkload(Arc::new(lease))
     };
-    let attach = |name: &str, service: &str| Command::AttachWorkload(Box::new(workload(name, &[service])));
+    let attach = |name: &str, service: &str| Command::AttachWorkload(Arc::new(workload(name, &[service])));
     let mut without = world.clone();
     let good = [
         attach("w2", "pay.shop"),

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mesh::model::{Incarnation, Key, NodeId, Quota, Timestamp};
 
@@ -17,7 +17,7 @@ fn a_region_is_initialised_once_and_again_only_in_another_life() {
     assert_eq!(world.state.incarnation(), Incarnation(8));
     let mut empty = World::new("eu");
     empty.state = super::super::State::default();
-    let text = empty.refused(Command::AttachWorkload(Box::new(workload("w1", &[]))));
+    let text = empty.refused(Command::AttachWorkload(Arc::new(workload("w1", &[]))));
     assert!(text.starts_with("region is not initialised"), "{text}");
 }
 
@@ -60,10 +60,10 @@ fn limits_count_what_is_added() {
     };
     world.run(Command::PutTenant(limited));
     world.attach(workload("w1", &["pay.shop", "cart.shop"]));
-    let text = world.refused(Command::AttachWorkload(Box::new(workload("w2", &["new.shop"]))));
+    let text = world.refused(Command::AttachWorkload(Arc::new(workload("w2", &["new.shop"]))));
     assert_eq!(text, "tenant acme has reached its quota of 2 services");
     world.attach(workload("w2", &["pay.shop"]));
-    let text = world.refused(Command::AttachWorkload(Box::new(workload("w3", &["pay.shop"]))));
+    let text = world.refused(Command::AttachWorkload(Arc::new(workload("w3", &["pay.shop"]))));
     assert_eq!(text, "tenant acme has reached its quota of 3 endpoints");
     world.attach(workload("w3", &[]));
     world.attach(workload("w1", &["pay.shop", "cart.shop"]));
@@ -81,7 +81,7 @@ fn shares_follow_every_live_proxy_and_the_regions_lease() {
     // Half of the rate, of which an eighth of the floor is set aside.
     assert_eq!(rate(&world), (29.625, 1), "no proxy yet");
     let share = Key::Share(id("acme"));
-    let attach = |name: &str| Command::AttachWorkload(Box::new(workload(name, &[])));
+    let attach = |name: &str| Command::AttachWorkload(Arc::new(workload(name, &[])));
     let applied = world.apply(vec![attach("w1"), attach("w2")]);
     assert!(applied.changes.iter().any(|change| change.key == share));
     assert_eq!(rate(&world), (14.813, 2));

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh::model::{Audience, EndpointState, Key, Resource};
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ pub(super) fn commands() -> impl Strategy<Value = Command> {
     });
     prop_oneof![
         4 => (workload_name.clone(), picked).prop_map(|(name, services)| {
-            Command::AttachWorkload(Box::new(workload(&name, &services)))
+            Command::AttachWorkload(Arc::new(workload(&name, &services)))
         }),
         1 => (lessee.clone(), 0..20_u64).prop_map(|(lessee, epoch)| Command::Detach { lessee, epoch }),
         2 => (workload_name.clone(), 0..20_u64).prop_map(|(name, epoch)| lapse(&name, epoch)),

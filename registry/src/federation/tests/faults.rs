@@ -343,7 +343,7 @@ async fn regions_that_disagree_about_a_service_decide_alike_and_say_so() {
                 .ports
                 .push(crate::catalog::testing::port("", 90, protocol));
         }
-        region.run(Command::AttachWorkload(Box::new(lease)));
+        region.run(Command::AttachWorkload(Arc::new(lease)));
         region.run(Command::PutExport(mesh::model::Export {
             service: id("pay.shop"),
             to: Audience::Everybody,

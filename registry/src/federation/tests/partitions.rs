@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::atomic::AtomicUsize,
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use futures_util::StreamExt;
@@ -235,7 +235,7 @@ impl Side {
         let lease = |number: usize| {
             let mut lease = workload(&format!("w{number}"), &["pay.shop"]);
             lease.weight = weight;
-            Command::AttachWorkload(Box::new(lease))
+            Command::AttachWorkload(Arc::new(lease))
         };
         self.home.commit_all(numbers.map(lease).collect());
     }

@@ -45,7 +45,7 @@ async fn attach(replica: &Replica, count: usize) -> Vec<(String, u64)> {
     assert_eq!(replica.propose(init("eu", 7)).await.unwrap().reply, Reply::Done);
     let one = |at: usize| async move {
         let name = format!("w-{at}");
-        let lease = Box::new(workload(&name, &["pay.shop"]));
+        let lease = Arc::new(workload(&name, &["pay.shop"]));
         match replica.propose(Command::AttachWorkload(lease)).await.unwrap().reply {
             Reply::Attached { epoch, .. } => (name, epoch),
             other => panic!("{other:?}"),

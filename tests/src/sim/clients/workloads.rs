@@ -1,7 +1,7 @@
 //! A workload's agent: attaches through some node, is heard there, changes its state and what it serves, goes away, or is
 //! silent until its lease lapses.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use mesh::{
     model::{EndpointState, Port, Protocol},
@@ -68,7 +68,7 @@ pub(crate) async fn run(sim: Sim, region: u8, number: u8) {
         let lease = lease(region, number, place);
         let lessee = Lessee::Workload(lease.id.clone());
         sim.step("attach", Place::of(region), place, number.into());
-        let attached = running.replica.propose(Command::AttachWorkload(Box::new(lease))).await;
+        let attached = running.replica.propose(Command::AttachWorkload(Arc::new(lease))).await;
         let Ok(Reply::Attached { epoch, .. }) = attached.map(|committed| committed.reply) else {
             continue;
         };
