@@ -6,6 +6,7 @@ mod client;
 mod connection;
 mod exchange;
 mod gate;
+mod merge;
 mod reach;
 mod server;
 

@@ -19,7 +19,7 @@ use tokio_rustls::TlsStream;
 use tokio_stream::wrappers::WatchStream;
 use tracing::info;
 
-use super::Caller;
+use super::{Caller, merge::Merge};
 use crate::{
     identity::{Fault, Identity, Side},
     model::Timestamp,
@@ -66,7 +66,7 @@ impl Sweep {
 
 /// What gRPC reads and writes.
 pub(super) struct Connection {
-    tls: Box<TlsStream<TcpStream>>,
+    tls: Merge<Box<TlsStream<TcpStream>>>,
     caller: Caller,
     /// None when there is nothing to check: the peer showed no certificate, or this end has no identity yet.
     sweep: Option<Sweep>,
@@ -77,7 +77,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(tls: TlsStream<TcpStream>, caller: Caller, sweep: Option<Sweep>, cut: Stop) -> Self {
         Self {
-            tls: Box::new(tls),
+            tls: Merge::new(Box::new(tls)),
             caller,
             sweep,
             cut: Box::pin(async move { cut.ordered().await }),
@@ -120,19 +120,6 @@ impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.still_good()?;
         Pin::new(&mut self.tls).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.still_good()?;
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
