@@ -143,7 +143,7 @@ impl Meters {
             ),
             subscriber_lag: gauge(
                 "isthmus_watch_subscriber_lag_seconds",
-                "how long the slowest subscriber of this node has owed an acknowledgement",
+                "how long the slowest subscriber of this node has owed an acknowledgement, which comes one to two seconds after an update",
             ),
         };
         Self {

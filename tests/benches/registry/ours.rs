@@ -1,6 +1,6 @@
 //! Regions of real registry processes, and agents and watchers that speak to them over mutual TLS.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, pin::Pin, time::Duration};
 
 use anyhow::Context as _;
 use cli::demo::lab::{Lab, Region, Spec, get, join_token};
@@ -14,7 +14,7 @@ use proto::registry::v1::{
     self as pb, AgentMessage, AgentReply, EndpointState, agent_message, agent_reply, register_client::RegisterClient,
     watch_client::WatchClient, watch_request,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, time::Sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
@@ -175,12 +175,13 @@ fn message(kind: agent_message::Kind) -> AgentMessage {
     AgentMessage { kind: Some(kind) }
 }
 
-/// As a proxy does it.
-const ACK_EVERY: Duration = Duration::from_millis(250);
+/// As a proxy does it: so long after an update, at most twice that.
+const ACK_AFTER: Duration = Duration::from_secs(1);
 
 /// One subscriber's stream.
 pub(crate) struct Watch {
-    acknowledged: Option<Instant>,
+    /// What is to be acknowledged, and when.
+    ack: Option<(pb::Ack, Pin<Box<Sleep>>)>,
     requests: mpsc::Sender<pb::WatchRequest>,
     updates: Streaming<pb::Update>,
 }
@@ -204,7 +205,7 @@ impl Watch {
         let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let updates = client.subscribe(ReceiverStream::new(outgoing)).await?.into_inner();
         let mut watch = Self {
-            acknowledged: None,
+            ack: None,
             requests,
             updates,
         };
@@ -214,18 +215,32 @@ impl Watch {
 
     /// The next message, acknowledged when it is time for that.
     pub(crate) async fn update(&mut self) -> anyhow::Result<pb::Update> {
-        let update = self.updates.message().await?.context("the watch was closed")?;
-        if self.acknowledged.is_some_and(|at| at.elapsed() < ACK_EVERY) {
-            return Ok(update);
+        loop {
+            let due = async {
+                match &mut self.ack {
+                    Some((_, sleep)) => sleep.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                update = self.updates.message() => {
+                    let update = update?.context("the watch was closed")?;
+                    let ack = pb::Ack { held: update.held, applied_at_ms: clock::wall().0 };
+                    match &mut self.ack {
+                        Some((pending, _)) => *pending = ack,
+                        None => {
+                            let after = ACK_AFTER.mul_f64(1.0 + fastrand::f64());
+                            self.ack = Some((ack, Box::pin(tokio::time::sleep(after))));
+                        }
+                    }
+                    return Ok(update);
+                }
+                () = due => {
+                    let ack = self.ack.take().map(|(ack, _)| watch_request::Kind::Ack(ack));
+                    self.requests.send(pb::WatchRequest { kind: ack }).await?;
+                }
+            }
         }
-        self.acknowledged = Some(clock::now());
-        let ack = pb::Ack {
-            held: update.held,
-            applied_at_ms: clock::wall().0,
-        };
-        let ack = watch_request::Kind::Ack(ack);
-        self.requests.send(pb::WatchRequest { kind: Some(ack) }).await?;
-        Ok(update)
     }
 
     /// The label `value` of the next endpoint that changed.
