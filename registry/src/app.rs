@@ -431,7 +431,7 @@ fn api_routes(parts: &Arc<Parts>) -> Routes {
                 .max_decoding_message_size(message_bytes)
                 .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX),
         )
-        .add_service(WatchService::server(Arc::clone(&parts.hub), parts.tasks.clone()))
+        .add_service(WatchService::new(Arc::clone(&parts.hub), parts.tasks.clone()))
 }
 
 async fn serve_dns(parts: &Arc<Parts>, metrics: &Metrics) -> Result<SocketAddr, Error> {

@@ -1,6 +1,8 @@
 //! From the catalogue to everyone who watches it: the hub is told of each applied entry, and every subscriber gets what its
 //! scope shows, as a delta where the history reaches back far enough, else as a snapshot.
 
+mod bells;
+mod given;
 mod history;
 mod hub;
 mod publish;
@@ -11,6 +13,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 
+pub use given::{Given, Messages};
 pub use history::History;
 pub use hub::{Hub, Moment};
 pub use publish::{NoPublish, Publish, Published};

@@ -49,9 +49,10 @@ pub(super) struct CallersTurns {
 
 impl CallersTurns {
     /// Waits for a turn, which is over when it is dropped. Safe to cancel.
-    pub(super) async fn take(&self) -> Option<OwnedSemaphorePermit> {
+    pub(super) fn take(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + use<> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
         // It is never closed.
-        Arc::clone(&self.turns).acquire_owned().await.ok()
+        async move { turn.await.ok() }
     }
 }
 

@@ -1,26 +1,47 @@
 //! The gRPC side of the hub: who may watch what, requests in, updates out. What an update holds is decided in `crate::watch`.
+//!
+//! The service is written out where others are generated: its messages come encoded, because many subscribers share them.
 
-use std::{sync::Arc, time::Duration};
+mod readers;
+mod stream;
+#[cfg(test)]
+mod tests;
 
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use mesh::{
     identity::Role,
-    model::{ClusterId, ServiceName, Timestamp, Update},
-    net::grpc::{Caller, Hangup, MESSAGE_BYTES_MAX},
-    runtime::{OnExit, Stop, Tasks, clock},
+    model::{ClusterId, ServiceName},
+    net::grpc::{Caller, Hangup},
+    runtime::Tasks,
 };
-use proto::registry::v1::{
-    self as pb,
-    watch_request::Kind,
-    watch_server::{Watch, WatchServer},
+use proto::registry::v1::{self as pb, watch_request::Kind, watch_server};
+use tonic::{
+    Request, Status, Streaming,
+    codec::Codec,
+    metadata::{GRPC_CONTENT_TYPE, MetadataMap},
+    server::NamedService,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tower::Service;
 
-use super::turns::{CallersTurns, Turns};
+use self::{
+    readers::Readers,
+    stream::{Requests, Turn, Updates},
+};
+use super::turns::Turns;
 use crate::{
     catalog::State,
-    watch::{Hub, Scope, Subscriber, Ticket, chunks},
+    watch::{Hub, Scope, Subscriber},
 };
 
 /// How long a reader may take for one update: longer than a full one takes on a slow line, and so long at most is an update
@@ -30,10 +51,9 @@ const SLOW_MAX: Duration = Duration::from_secs(60);
 const REQUEST_BYTES_MAX: usize = 2 << 20;
 /// How long a new stream may take to say what it wants.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Messages between the subscriber and its connection; when it is full, changes are merged instead.
-const OUT_MAX: usize = 2;
 /// Most services of one interest; a proxy bounds what it wants far below.
 const INTEREST_SERVICES_MAX: usize = 10_000;
+const SUBSCRIBE: &str = "/isthmus.registry.v1.Watch/Subscribe";
 
 /// The service.
 #[derive(Clone)]
@@ -41,39 +61,28 @@ pub struct WatchService {
     hub: Arc<Hub>,
     tasks: Tasks,
     turns: Turns,
-    slow_max: Duration,
+    readers: Arc<Readers>,
 }
 
 impl WatchService {
-    /// The gRPC server over a hub; each stream is a task of `tasks` and ends with them.
+    /// The gRPC service over a hub; its streams end with `tasks`.
     #[must_use]
-    pub fn server(hub: Arc<Hub>, tasks: Tasks) -> WatchServer<Self> {
+    pub fn new(hub: Arc<Hub>, tasks: Tasks) -> Self {
         Self::with_patience(hub, tasks, SLOW_MAX)
     }
 
-    /// As [`WatchService::server`], with another patience for slow readers.
+    /// As [`WatchService::new`], with another patience for slow readers.
     #[must_use]
-    pub fn with_patience(hub: Arc<Hub>, tasks: Tasks, slow_max: Duration) -> WatchServer<Self> {
-        let turns = Turns::default();
-        WatchServer::new(Self {
+    pub fn with_patience(hub: Arc<Hub>, tasks: Tasks, slow_max: Duration) -> Self {
+        Self {
+            readers: Readers::watched(Arc::clone(&hub), &tasks, slow_max),
             hub,
             tasks,
-            turns,
-            slow_max,
-        })
-        .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            turns: Turns::default(),
+        }
     }
-}
 
-#[tonic::async_trait]
-impl Watch for WatchService {
-    type SubscribeStream = ReceiverStream<Result<pb::Update, Status>>;
-
-    async fn subscribe(
-        &self,
-        request: Request<Streaming<pb::WatchRequest>>,
-    ) -> Result<Response<Self::SubscribeStream>, Status> {
+    async fn subscribe(&self, request: Request<Streaming<pb::WatchRequest>>) -> Result<Updates, Status> {
         let caller = Caller::of(&request).cloned();
         let hangup = Hangup::of(&request);
         let role = admit(caller.as_ref(), &self.hub.state())?;
@@ -96,7 +105,7 @@ impl Watch for WatchService {
                 Status::resource_exhausted("this node has as many subscribers as it takes; ask another node")
             })?;
         let held = start.held.map(Into::into);
-        let stream = Stream {
+        Ok(Updates {
             subscriber: match shown {
                 Some(shown) => Subscriber::resumed(&self.hub, scope, held, shown),
                 None => Subscriber::new(&self.hub, scope, held),
@@ -104,19 +113,53 @@ impl Watch for WatchService {
             ticket,
             role,
             sequence,
-            hangup,
-            turns: self.turns.of(caller.and_then(|caller| caller.id)),
-            slow_max: self.slow_max,
-        };
-        let (out, updates) = mpsc::channel(OUT_MAX);
-        let stop = self.tasks.stop().clone();
-        self.tasks.spawn("watch-stream", OnExit::Ignore, async move {
-            if let Err(status) = stream.run(incoming, &out, &stop).await {
-                // The subscriber may be gone already, or not read; then nobody wants to know.
-                let _ = out.try_send(Err(status));
+            reading: self.readers.enter(hangup),
+            turn: Turn::new(self.turns.of(caller.and_then(|caller| caller.id))),
+            requests: Requests::new(incoming, self.tasks.stop().clone()),
+            sending: None,
+            is_over: false,
+        })
+    }
+}
+
+impl NamedService for WatchService {
+    const NAME: &'static str = watch_server::SERVICE_NAME;
+}
+
+impl<B> Service<http::Request<B>> for WatchService
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            if parts.uri.path() != SUBSCRIBE {
+                return Ok(Status::unimplemented("this version has no such call").into_http());
             }
-        });
-        Ok(Response::new(ReceiverStream::new(updates)))
+            let decoder = ProstCodec::<pb::Update, pb::WatchRequest>::default().decoder();
+            let incoming = Streaming::new_request(decoder, body, None, Some(REQUEST_BYTES_MAX));
+            let metadata = MetadataMap::from_headers(parts.headers);
+            let request = Request::from_parts(metadata, parts.extensions, incoming);
+            Ok(match service.subscribe(request).await {
+                Err(status) => status.into_http(),
+                Ok(updates) => {
+                    let mut response = http::Response::new(tonic::body::Body::new(updates));
+                    let headers = response.headers_mut();
+                    headers.insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+                    response
+                }
+            })
+        })
     }
 }
 
@@ -179,164 +222,4 @@ fn scope(interest: pb::Interest, role: Option<Role>) -> Result<Scope, Status> {
     } else {
         Scope::Services(services)
     })
-}
-
-struct Stream {
-    subscriber: Subscriber,
-    ticket: Ticket,
-    role: Option<Role>,
-    /// Of the interest that updates are made for.
-    sequence: u64,
-    hangup: Hangup,
-    turns: CallersTurns,
-    slow_max: Duration,
-}
-
-impl Stream {
-    async fn run(
-        mut self,
-        mut incoming: Streaming<pb::WatchRequest>,
-        out: &mpsc::Sender<Result<pb::Update, Status>>,
-        stop: &Stop,
-    ) -> Result<(), Status> {
-        // The first update is the large one, and of one caller only few are made at a time.
-        let mut turn = Some(tokio::select! {
-            turn = self.turns.take() => turn,
-            () = out.closed() => return Ok(()),
-            () = stop.ordered() => return Err(Status::unavailable("this node stops; ask another one")),
-        });
-        loop {
-            // All arms may be dropped halfway: none of them has taken anything then.
-            tokio::select! {
-                () = stop.ordered() => return Err(Status::unavailable("this node stops; ask another one")),
-                () = out.closed() => return Ok(()),
-                request = incoming.message() => match request? {
-                    Some(request) => self.hear(request)?,
-                    None => return Ok(()),
-                },
-                update = self.subscriber.next() => {
-                    let Some(update) = update else {
-                        return Err(Status::unavailable("this node stops; ask another one"));
-                    };
-                    let (held, committed_at) = (update.held, update.committed_at);
-                    let sent = tokio::time::timeout(self.slow_max, send(update, self.sequence, out)).await;
-                    let Ok(sent) = sent else {
-                        self.ticket.cut();
-                        self.hangup.cut();
-                        return Err(Status::deadline_exceeded("an update was not read in time; subscribe again"));
-                    };
-                    if sent.is_none() {
-                        return Ok(());
-                    }
-                    turn.take();
-                    self.ticket.sent(held, clock::wall(), committed_at);
-                }
-            }
-        }
-    }
-
-    fn hear(&mut self, request: pb::WatchRequest) -> Result<(), Status> {
-        match request.kind {
-            Some(Kind::Interest(interest)) => {
-                self.sequence = interest.sequence;
-                self.subscriber.set_scope(scope(interest, self.role)?);
-            }
-            Some(Kind::Ack(ack)) => {
-                let held = ack.held.unwrap_or_default();
-                self.ticket.acknowledged(held.into(), Timestamp(ack.applied_at_ms));
-            }
-            Some(Kind::Start(_)) => return Err(Status::invalid_argument("the stream has started already")),
-            // A newer client's message: nothing that this version could do.
-            None => {}
-        }
-        Ok(())
-    }
-}
-
-/// Hands an update over, as fast as it is read; none when the reader is gone.
-async fn send(update: Update, made_for: u64, out: &mpsc::Sender<Result<pb::Update, Status>>) -> Option<()> {
-    for mut chunk in chunks(update) {
-        chunk.interest = made_for;
-        out.send(Ok(chunk)).await.ok()?;
-    }
-    Some(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::testing::World;
-
-    fn caller(id: Option<&str>) -> Caller {
-        Caller {
-            id: id.map(|id| id.parse().unwrap()),
-            address: ([127, 0, 0, 1], 1).into(),
-        }
-    }
-
-    #[test]
-    fn only_members_of_the_region_may_watch() {
-        let state = World::new("eu").state;
-        let code = |id| admit(Some(&caller(id)), &state).map_err(|status| status.code());
-        assert_eq!(admit(None, &state).unwrap_err().code(), tonic::Code::Unauthenticated);
-        assert_eq!(code(None), Err(tonic::Code::Unauthenticated));
-        assert_eq!(
-            code(Some("spiffe://us.test/ns/shop/sa/pay")),
-            Err(tonic::Code::PermissionDenied)
-        );
-        assert_eq!(
-            code(Some("spiffe://us.test/ns/isthmus-system/sa/registry")),
-            Err(tonic::Code::PermissionDenied)
-        );
-        assert_eq!(code(Some("spiffe://eu.test/ns/shop/sa/pay")), Ok(None));
-        let gateway = "spiffe://eu.test/ns/isthmus-system/sa/gateway";
-        assert_eq!(code(Some(gateway)), Ok(Some(Role::Gateway)));
-    }
-
-    #[test]
-    fn an_interest_is_one_thing_and_a_gateways_is_its_cluster() {
-        let everything = pb::Interest {
-            everything: true,
-            ..pb::Interest::default()
-        };
-        let cluster = pb::Interest {
-            exported_by_cluster: "eu-1".into(),
-            ..pb::Interest::default()
-        };
-        let both = pb::Interest {
-            everything: true,
-            ..cluster.clone()
-        };
-        let services = pb::Interest {
-            services: vec!["pay.shop".into()],
-            ..pb::Interest::default()
-        };
-        let misspelt = pb::Interest {
-            services: vec!["pay".into()],
-            ..pb::Interest::default()
-        };
-        let code = |interest: &pb::Interest, role| scope(interest.clone(), role).map_err(|status| status.code());
-        assert_eq!(code(&everything, None), Ok(Scope::Everything));
-        assert!(matches!(code(&services, None), Ok(Scope::Services(names)) if names.len() == 1));
-        // `everything` comes with it for registries that know no names.
-        let names = pb::Interest {
-            everything: true,
-            names: true,
-            endpoints_of: vec!["pay.shop".into()],
-            ..pb::Interest::default()
-        };
-        assert!(matches!(code(&names, None), Ok(Scope::Names(names)) if names.len() == 1));
-        assert_eq!(code(&names, Some(Role::Gateway)), Err(tonic::Code::PermissionDenied));
-        assert!(matches!(
-            code(&cluster, Some(Role::Gateway)),
-            Ok(Scope::ExportedByCluster(_))
-        ));
-        assert_eq!(
-            code(&everything, Some(Role::Gateway)),
-            Err(tonic::Code::PermissionDenied)
-        );
-        for bad in [&both, &misspelt] {
-            assert_eq!(code(bad, None), Err(tonic::Code::InvalidArgument));
-        }
-    }
 }

@@ -11,7 +11,13 @@ use mesh::{
 use metrics::{Gauge, Histogram};
 use tokio::sync::watch;
 
-use super::{History, Publish, Published, Scope, status::Subscribers, sums::Sums};
+use super::{
+    History, Publish, Published, Scope,
+    bells::{Bell, Bells, LastRing},
+    given::Kept,
+    status::Subscribers,
+    sums::Sums,
+};
 use crate::catalog::State;
 
 /// Changes that are kept for those who come back: minutes of a busy region, some megabytes.
@@ -43,6 +49,10 @@ impl Moment {
 #[derive(Debug)]
 pub struct Hub {
     moments: watch::Sender<Arc<Moment>>,
+    bells: Arc<Bells>,
+    /// Dropped after the moments: whoever is woken finds that there will be no more of them.
+    _last: LastRing,
+    kept: Arc<Kept>,
     subscribers: Arc<Subscribers>,
     revision: Gauge,
     publish: Histogram,
@@ -61,8 +71,12 @@ impl Hub {
             revision: Revision(0),
             history: History::new(Revision(0), HISTORY_CHANGES_MAX),
         };
+        let bells = Arc::<Bells>::default();
         Arc::new(Self {
             moments: watch::Sender::new(Arc::new(nothing)),
+            _last: LastRing(Arc::clone(&bells)),
+            bells,
+            kept: Arc::default(),
             subscribers: Subscribers::new(metrics),
             revision: metrics.gauge(
                 "isthmus_registry_revision",
@@ -95,6 +109,16 @@ impl Hub {
     #[must_use]
     pub fn moments(&self) -> watch::Receiver<Arc<Moment>> {
         self.moments.subscribe()
+    }
+
+    /// Rings after each new moment, and when the hub is gone.
+    pub(super) fn bell(&self) -> Bell {
+        self.bells.hang()
+    }
+
+    /// The updates that subscribers share.
+    pub(super) fn kept(&self) -> &Arc<Kept> {
+        &self.kept
     }
 
     /// The digest of the catalogue at a revision; none when it is not among the newest.
@@ -174,6 +198,7 @@ impl Publish for Hub {
                 history,
             });
         });
+        self.bells.ring();
         #[expect(clippy::cast_precision_loss, reason = "a gauge; exact up to 2^53 entries")]
         self.revision.set(revision.0 as f64);
         if is_news && at.0 > 0 {

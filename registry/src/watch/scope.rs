@@ -1,8 +1,8 @@
 //! What a subscriber may and wants to see, and the update that takes it from what it holds to what is. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use mesh::model::{Audience, ClusterId, Held, Key, RegionId, Resource, ServiceName, Timestamp, Update};
+use mesh::model::{Audience, ClusterId, Held, Key, RegionId, Resource, Revision, ServiceName, Timestamp, Update};
 
 use super::Moment;
 use crate::catalog::State;
@@ -23,7 +23,41 @@ pub enum Scope {
     ExportedTo(RegionId),
 }
 
+/// How a scope sees what it sees. For two scopes that see alike a key that concerns both looks the same to both, and so does
+/// its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// As those inside the region, whatever of it they want.
+    Inside,
+    /// As the gateways of a cluster.
+    Cluster(ClusterId),
+    /// As a peer region.
+    Peer(RegionId),
+}
+
+/// A change, by its entry and its place in it.
+pub(super) type TouchId = (Revision, usize);
+
+/// The first change of a key that a subscriber has missed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Touch<'a> {
+    pub(super) id: TouchId,
+    key: &'a Key,
+    /// Who saw the key when the subscriber last heard of it.
+    before: &'a Audience,
+    at: Timestamp,
+}
+
 impl Scope {
+    /// How it sees.
+    pub(super) fn sight(&self) -> Sight {
+        match self {
+            Self::Everything | Self::Services(_) | Self::Names(_) => Sight::Inside,
+            Self::ExportedByCluster(cluster) => Sight::Cluster(cluster.clone()),
+            Self::ExportedTo(peer) => Sight::Peer(peer.clone()),
+        }
+    }
+
     /// A resource as this scope shows it; none when there is none or it is not visible.
     #[must_use]
     pub fn resource(&self, state: &State, key: &Key) -> Option<Resource> {
@@ -109,30 +143,45 @@ impl Scope {
     /// What changed since `held`, each key once in its newest state; none when only a snapshot will do.
     #[must_use]
     pub fn delta(&self, moment: &Moment, held: Held) -> Option<Update> {
-        let state = &moment.state;
-        if held.incarnation != state.incarnation() || held.revision > moment.revision {
+        self.told(moment, &self.touched(moment, held)?)
+    }
+
+    /// The keys that changed since `held` and may concern this scope, in order; none when that is not known.
+    pub(super) fn touched<'a>(&self, moment: &'a Moment, held: Held) -> Option<Vec<Touch<'a>>> {
+        if held.incarnation != moment.state.incarnation() || held.revision > moment.revision {
             return None;
         }
-        // The first change since decides who saw the key when the subscriber last heard of it.
-        let mut touched: BTreeMap<&Key, (&Audience, Timestamp)> = BTreeMap::new();
+        let mut touched = Vec::new();
         for entry in moment.history.since(held.revision)? {
             // What a subscriber does not want costs no more than this look at it.
-            for change in entry.changes.iter().filter(|change| self.may_concern(&change.key)) {
-                touched
-                    .entry(&change.key)
-                    .or_insert((&change.audience_before, entry.at));
-            }
+            let changes = entry.changes.iter().enumerate();
+            let changes = changes.filter(|(_, change)| self.may_concern(&change.key));
+            touched.extend(changes.map(|(place, change)| Touch {
+                id: (entry.revision, place),
+                key: &change.key,
+                before: &change.audience_before,
+                at: entry.at,
+            }));
         }
+        // The first one stays; it decides who saw the key.
+        touched.sort_by_key(|touch| touch.key);
+        touched.dedup_by_key(|touch| touch.key);
+        Some(touched)
+    }
+
+    /// The update that tells of these changes. It depends on them, on how this scope sees, and on nothing else of it.
+    pub(super) fn told(&self, moment: &Moment, touched: &[Touch<'_>]) -> Option<Update> {
+        let state = &moment.state;
         let (mut upserts, mut removed, mut committed_at) = (Vec::new(), Vec::new(), None::<Timestamp>);
-        for (key, (before, at)) in touched {
-            if let Some(resource) = self.resource(state, key) {
+        for touch in touched {
+            if let Some(resource) = self.resource(state, touch.key) {
                 upserts.push(resource);
-            } else if self.may_hear_of(key, before) {
-                removed.push(key.clone());
+            } else if self.may_hear_of(touch.key, touch.before) {
+                removed.push(touch.key.clone());
             } else {
                 continue;
             }
-            committed_at = Some(committed_at.map_or(at, |oldest| oldest.min(at)));
+            committed_at = Some(committed_at.map_or(touch.at, |oldest| oldest.min(touch.at)));
         }
         Some(Update {
             region: state.region()?.clone(),

@@ -1,9 +1,9 @@
 //! Who watches and how far they are: acknowledgements, lag, and the time from commit to applied.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -37,7 +37,7 @@ pub struct SubscriberStatus {
 #[derive(Debug)]
 pub struct Subscribers {
     /// Guards the table only.
-    table: Mutex<BTreeMap<u64, Row>>,
+    table: Mutex<BTreeMap<u64, Arc<Row>>>,
     next: AtomicU64,
     count: Gauge,
     sent: Histogram,
@@ -49,9 +49,23 @@ pub struct Subscribers {
 struct Row {
     name: String,
     version: String,
+    /// Guards plain values; a thousand subscribers are served at a time, so that each has its own.
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
     acknowledged: Revision,
-    /// Revision, time of sending and of the oldest change, of updates that are not acknowledged yet.
-    awaited: BTreeMap<Revision, (Timestamp, Option<Timestamp>)>,
+    /// Of updates that are not acknowledged yet, oldest first.
+    awaited: VecDeque<Awaited>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    revision: Revision,
+    sent_at: Timestamp,
+    /// Of the oldest change in it.
+    committed_at: Option<Timestamp>,
 }
 
 impl Subscribers {
@@ -78,6 +92,11 @@ impl Subscribers {
         })
     }
 
+    /// A subscription is cut, because its reader does not read.
+    pub fn count_cut(&self) {
+        self.cut.increment(1);
+    }
+
     /// Enters a subscriber; none at the bound. It is struck out when the ticket is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>, name: &str, version: &str) -> Option<Ticket> {
@@ -86,28 +105,30 @@ impl Subscribers {
         if table.len() >= SUBSCRIBERS_MAX {
             return None;
         }
-        let row = Row {
+        let row = Arc::new(Row {
             // For people: a name needs no more.
             name: name.chars().take(128).collect(),
             version: version.chars().take(32).collect(),
-            acknowledged: Revision(0),
-            awaited: BTreeMap::new(),
-        };
-        table.insert(id, row);
+            progress: Mutex::default(),
+        });
+        table.insert(id, Arc::clone(&row));
         self.show(table.len());
         let subscribers = Arc::clone(self);
-        Some(Ticket { subscribers, id })
+        Some(Ticket { subscribers, id, row })
     }
 
     /// All subscribers, in the order in which they came.
     #[must_use]
     pub fn list(&self, now: Timestamp) -> Vec<SubscriberStatus> {
         let table = self.lock();
-        let rows = table.values().map(|row| SubscriberStatus {
-            name: row.name.clone(),
-            version: row.version.clone(),
-            acknowledged: row.acknowledged,
-            lag: row.lag(now),
+        let rows = table.values().map(|row| {
+            let progress = row.lock();
+            SubscriberStatus {
+                name: row.name.clone(),
+                version: row.version.clone(),
+                acknowledged: progress.acknowledged,
+                lag: progress.lag(now),
+            }
         });
         rows.collect()
     }
@@ -115,10 +136,12 @@ impl Subscribers {
     /// That of the slowest subscriber.
     #[must_use]
     pub fn lag_max(&self, now: Timestamp) -> Duration {
-        self.lock().values().map(|row| row.lag(now)).max().unwrap_or_default()
+        let table = self.lock();
+        let lags = table.values().map(|row| row.lock().lag(now));
+        lags.max().unwrap_or_default()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Row>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Row>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,8 +151,14 @@ impl Subscribers {
 }
 
 impl Row {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress {
     fn lag(&self, now: Timestamp) -> Duration {
-        let oldest = self.awaited.values().map(|(sent_at, _)| now.since(*sent_at)).max();
+        let oldest = self.awaited.iter().map(|awaited| now.since(awaited.sent_at)).max();
         oldest.unwrap_or_default()
     }
 }
@@ -139,41 +168,43 @@ impl Row {
 pub struct Ticket {
     subscribers: Arc<Subscribers>,
     id: u64,
+    row: Arc<Row>,
 }
 
 impl Ticket {
-    /// The subscription is cut, because its reader does not read.
-    pub fn cut(&self) {
-        self.subscribers.cut.increment(1);
-    }
-
     /// An update was sent.
     pub fn sent(&self, held: Held, sent_at: Timestamp, committed_at: Option<Timestamp>) {
         if let Some(committed_at) = committed_at {
             self.subscribers.sent.record(sent_at.since(committed_at).as_secs_f64());
         }
-        if let Some(row) = self.subscribers.lock().get_mut(&self.id)
-            && row.awaited.len() < AWAITED_MAX
-        {
-            row.awaited.insert(held.revision, (sent_at, committed_at));
+        let mut progress = self.row.lock();
+        // Of another life than those before: nobody will acknowledge these.
+        let is_back = |last: &Awaited| last.revision > held.revision;
+        if progress.awaited.back().is_some_and(is_back) {
+            progress.awaited.clear();
+        }
+        if progress.awaited.len() < AWAITED_MAX {
+            progress.awaited.push_back(Awaited {
+                revision: held.revision,
+                sent_at,
+                committed_at,
+            });
         }
     }
 
     /// The subscriber applied everything up to `held`, at `applied_at` by its own clock.
     pub fn acknowledged(&self, held: Held, applied_at: Timestamp) {
-        let mut table = self.subscribers.lock();
-        let Some(row) = table.get_mut(&self.id) else {
-            return;
-        };
-        let newer = row.awaited.split_off(&Revision(held.revision.0.saturating_add(1)));
-        let applied = std::mem::replace(&mut row.awaited, newer);
-        row.acknowledged = held.revision;
-        drop(table);
+        let mut progress = self.row.lock();
+        let is_applied = |awaited: &Awaited| awaited.revision <= held.revision;
+        let count = progress.awaited.partition_point(is_applied);
         // The time is that of the newest; those before it were applied some time sooner.
-        if let Some((_, (_, Some(committed_at)))) = applied.last_key_value() {
+        let newest = progress.awaited.drain(..count).next_back();
+        progress.acknowledged = held.revision;
+        drop(progress);
+        if let Some(committed_at) = newest.and_then(|newest| newest.committed_at) {
             self.subscribers
                 .applied
-                .record(applied_at.since(*committed_at).as_secs_f64());
+                .record(applied_at.since(committed_at).as_secs_f64());
         }
     }
 }

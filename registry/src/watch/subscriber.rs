@@ -2,7 +2,13 @@
 //!
 //! It keeps no queue: whoever is slow gets the newest state of each key once, however often it changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use mesh::{
     model::{Held, Update},
@@ -10,9 +16,12 @@ use mesh::{
 };
 use prost::Message as _;
 use proto::registry::v1 as pb;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep},
+};
 
-use super::{Hub, Moment, Scope};
+use super::{Given, Hub, Moment, Scope, bells::Bell, given::Kept, scope::Sight};
 use crate::catalog::State;
 
 /// Least time between two updates, so that changes which come close together go out together: far below what a caller
@@ -30,7 +39,10 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Subscriber {
     moments: watch::Receiver<Arc<Moment>>,
+    bell: Bell,
+    kept: Arc<Kept>,
     scope: Scope,
+    sight: Sight,
     /// Everything visible up to here was given.
     held: Option<Held>,
     /// The position of the update that was given last, with the state that it was made of and the time.
@@ -39,10 +51,22 @@ pub struct Subscriber {
     /// The scope that `held` was shown under, when another one has taken its place since.
     replaced: Option<Scope>,
     behind_until: Instant,
+    next: Next,
+    alarm: Alarm,
+}
+
+/// When to look at the newest moment again.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Now,
+    /// At a newer moment, or at a time.
+    News {
+        until: Option<Instant>,
+    },
 }
 
 enum Step {
-    Give(Update),
+    Give(Given),
     Wait { until: Option<Instant> },
 }
 
@@ -53,12 +77,17 @@ impl Subscriber {
         let now = clock::now();
         Self {
             moments: hub.moments(),
+            bell: hub.bell(),
+            kept: Arc::clone(hub.kept()),
+            sight: scope.sight(),
             scope,
             held,
             given: None,
             given_at: now,
             replaced: None,
             behind_until: now + BEHIND_MAX,
+            next: Next::Now,
+            alarm: Alarm::default(),
         }
     }
 
@@ -73,9 +102,11 @@ impl Subscriber {
 
     /// From now on shows `scope`. The next update holds what it adds and removes, and is given even when that is nothing.
     pub fn set_scope(&mut self, scope: Scope) {
+        self.sight = scope.sight();
         let old = std::mem::replace(&mut self.scope, scope);
         // Replaced twice before an update: what was shown is still what the first one showed.
         self.replaced.get_or_insert(old);
+        self.next = Next::Now;
     }
 
     /// The position of the update that was given last, and the catalogue that it was made of.
@@ -87,30 +118,36 @@ impl Subscriber {
     /// The next update, once there is one; none when the hub is gone. Safe to cancel: what was not returned is still to
     /// come.
     pub async fn next(&mut self) -> Option<Update> {
+        poll_fn(|cx| self.poll_next(cx)).await.map(Given::into_update)
+    }
+
+    /// As [`Subscriber::next`], perhaps shared with others. Wakes the last task that asked.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Given>> {
+        self.bell.wake(cx.waker());
         loop {
+            if let Next::News { until } = self.next {
+                match self.moments.has_changed() {
+                    // Alone it goes at once; the next ones, close behind, go together.
+                    Ok(true) => ready!(self.alarm.poll(self.given_at + COALESCED, cx)),
+                    Ok(false) => match until {
+                        Some(until) => ready!(self.alarm.poll(until, cx)),
+                        None => return Poll::Pending,
+                    },
+                    Err(_) => return Poll::Ready(None),
+                }
+            }
             let moment = Arc::clone(&self.moments.borrow_and_update());
             match self.step(&moment, clock::now()) {
-                Step::Give(update) => return Some(update),
-                Step::Wait { until } => self.wait(until).await?,
+                Step::Give(given) => {
+                    self.next = Next::News { until: None };
+                    return Poll::Ready(Some(given));
+                }
+                Step::Wait { until } => self.next = Next::News { until },
             }
         }
     }
 
-    /// Waits for a newer moment, or until a time; none when the hub is gone.
-    async fn wait(&mut self, until: Option<Instant>) -> Option<()> {
-        match until {
-            None => self.moments.changed().await.ok()?,
-            Some(until) => match tokio::time::timeout_at(until, self.moments.changed()).await {
-                Ok(changed) => changed.ok()?,
-                Err(_) => return Some(()),
-            },
-        }
-        // Alone it goes at once; the next ones, close behind, go together.
-        tokio::time::sleep_until(self.given_at + COALESCED).await;
-        Some(())
-    }
-
-    fn step(&mut self, moment: &Moment, now: Instant) -> Step {
+    fn step(&mut self, moment: &Arc<Moment>, now: Instant) -> Step {
         let is_behind = self
             .held
             .is_some_and(|held| held.incarnation == moment.state.incarnation() && held.revision > moment.revision);
@@ -120,15 +157,16 @@ impl Subscriber {
             };
         }
         // A state without a region is not one yet.
-        let Some(update) = self.update(moment) else {
+        let Some(given) = self.give(moment) else {
             return Step::Wait { until: None };
         };
+        let update = given.update();
         let is_empty =
             !update.full && update.upserts.is_empty() && update.removed.is_empty() && self.replaced.is_none();
-        if let (true, Some((given, _))) = (is_empty, &self.given) {
+        if let (true, Some((last, _))) = (is_empty, &self.given) {
             self.held = Some(update.held);
             let quiet_until = self.given_at + QUIET_MAX;
-            if *given == update.held {
+            if *last == update.held {
                 return Step::Wait { until: None };
             }
             // Nothing that it sees: only its position moves, and that may wait.
@@ -142,22 +180,45 @@ impl Subscriber {
         self.given = Some((update.held, Arc::clone(&moment.state)));
         self.given_at = now;
         self.replaced = None;
-        Step::Give(update)
+        Step::Give(given)
     }
 
-    fn update(&self, moment: &Moment) -> Option<Update> {
-        let delta = self.held.and_then(|held| self.scope.delta(moment, held));
-        let Some(mut update) = delta else {
-            return self.scope.snapshot(moment);
+    fn give(&self, moment: &Arc<Moment>) -> Option<Given> {
+        let snapshot = || self.scope.snapshot(moment).map(Given::alone);
+        let Some(touched) = self.held.and_then(|held| self.scope.touched(moment, held)) else {
+            return snapshot();
         };
-        if let Some(old) = &self.replaced {
-            // What was shown in another session is not known here.
-            let shown = self.given.as_ref().map(|(_, shown)| shown.as_ref());
-            if !self.scope.widen(&mut update, old, shown, &moment.state) {
-                return self.scope.snapshot(moment);
-            }
+        let tell = || self.scope.told(moment, &touched);
+        let Some(old) = &self.replaced else {
+            return self.kept.get_or_make(moment, &self.sight, &touched, tell);
+        };
+        let mut update = tell()?;
+        // What was shown in another session is not known here.
+        let shown = self.given.as_ref().map(|(_, shown)| shown.as_ref());
+        if !self.scope.widen(&mut update, old, shown, &moment.state) {
+            return snapshot();
         }
-        Some(update)
+        Some(Given::alone(update))
+    }
+}
+
+/// A timer that is there only while it is needed, which is seldom.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    fn poll(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if clock::now() >= at {
+            // One that is armed for later stays: it is most often asked for again.
+            return Poll::Ready(());
+        }
+        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What each scope shows, and that a subscriber loses nothing on its way.
 
 mod interest;
+mod shared;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
