@@ -61,6 +61,10 @@ impl Args {
     }
 }
 
+/// As in the daemons: clients are proxies.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
