@@ -15,6 +15,7 @@ use crate::{
     admin::Admin,
     eventually,
     part::Part,
+    relay::Relay,
     sidecar::{Plan, Sidecar},
     world::Ground,
 };
@@ -245,14 +246,26 @@ impl Region {
 
     /// Starts the gateway and waits until it is ready.
     pub async fn start_gateway(&self) {
+        self.start_gateway_at(None).await;
+    }
+
+    /// Starts the gateway; others are told to reach it through this relay.
+    pub async fn start_gateway_behind(&self, relay: &Relay) {
+        self.start_gateway_at(Some(relay.address())).await;
+        relay.lead_to(self.gateway().tunnels);
+    }
+
+    async fn start_gateway_at(&self, advertised: Option<SocketAddr>) {
         let token = self.admin().await.token("isthmus-system", "gateway").await;
         let (tunnels, pages) = (self.ground.port(), self.ground.port());
         let text = format!(
-            "region = {name:?}\ncluster = {name:?}\nid = '{name}-gateway'\nlisten = '{tunnels}'\nregistry = {registry:?}\n\
+            "region = {name:?}\ncluster = {name:?}\nid = '{name}-gateway'\nlisten = '{tunnels}'\n\
+             advertise = '{advertised}'\nregistry = {registry:?}\n\
              data_dir = {dir:?}\n[identity]\ntoken = {token:?}\n\
              [admin]\nready = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'\npages = '{pages}'\n\
              [timeouts]\ndial = '1s'\ndrain = '1s'\n",
             name = self.name,
+            advertised = advertised.unwrap_or(tunnels),
             registry = self.addresses(),
             dir = self.ground.dir().join(format!("{}-gateway", self.name)),
         );

@@ -7,6 +7,7 @@ mod stories {
     mod autonomy;
     mod calls;
     mod config_faults;
+    mod data_path;
     mod dns;
     mod doctor;
     mod drill;
