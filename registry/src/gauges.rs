@@ -60,9 +60,7 @@ impl Gauges {
     }
 
     fn holdings(&self, state: &State) {
-        let (position, meters) = (self.parts.replica.position(), &self.parts.meters);
-        meters.is_leader.set(f64::from(u8::from(position.is_leader)));
-        meters.revision.set(position.revision.0 as f64);
+        let meters = &self.parts.meters;
         meters.services.set(state.service_count() as f64);
         meters.endpoints.set(state.all_endpoints().count() as f64);
         meters.unverified.set(state.unverified_count() as f64);

@@ -20,8 +20,6 @@ impl std::ops::Deref for Meters {
 
 /// See the help texts.
 pub struct Handles {
-    pub(crate) is_leader: Gauge,
-    pub(crate) revision: Gauge,
     pub(crate) services: Gauge,
     pub(crate) endpoints: Gauge,
     pub(crate) unverified: Gauge,
@@ -63,11 +61,6 @@ impl Meters {
             )
         };
         let handles = Handles {
-            is_leader: gauge("isthmus_registry_is_leader", "1 while this node leads its region"),
-            revision: gauge(
-                "isthmus_registry_revision",
-                "newest revision that this node has applied",
-            ),
             services: gauge(
                 "isthmus_registry_services",
                 "services in the catalogue, imported ones included",

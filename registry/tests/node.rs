@@ -183,10 +183,7 @@ async fn http_shows_health_metrics_and_the_reads() {
     assert_eq!(region.http("/healthz").await, (200, "ok\n".into()));
     assert_eq!(region.http("/readyz").await, (200, "ready\n".into()));
     let (code, metrics) = region.http("/metrics").await;
-    assert!(
-        code == 200 && metrics.contains("isthmus_registry_is_leader 1"),
-        "{metrics}"
-    );
+    assert!(code == 200 && metrics.contains("isthmus_raft_is_leader 1"), "{metrics}");
     let (_, status) = region.http("/v1/status").await;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!(status["position"]["region"], "eu");
