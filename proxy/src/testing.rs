@@ -18,7 +18,7 @@ use mesh::{
     identity::{Bundle, Identity, SpiffeId, Svid, TrustDomain},
     model::{
         Audience, ClusterId, Coverage, Endpoint, EndpointId, EndpointState, Gateway, GatewayId, Held, Incarnation,
-        Locality, Namespace, Port, Protocol, RegionId, RegionStatus, Resource, Revision, Service, ServiceName,
+        Labels, Locality, Namespace, Port, Protocol, RegionId, RegionStatus, Resource, Revision, Service, ServiceName,
         Timestamp, Update, View, Zone,
     },
     ops::Metrics,
@@ -235,13 +235,13 @@ impl World {
             state: EndpointState::Ready,
             weight: 100,
             capacity_rps: 0,
-            labels: BTreeMap::new(),
+            labels: Labels::default(),
             identity: self.regions[region].id(service.name()),
             ports: vec![port.number],
             unverified: false,
             hostname: String::new(),
         };
-        self.resources.push(Resource::Endpoint(endpoint.clone()));
+        self.resources.push(Resource::from(endpoint.clone()));
         Workload {
             endpoint,
             inbound,

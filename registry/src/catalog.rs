@@ -13,6 +13,7 @@ mod level;
 mod quota;
 mod record;
 mod rotation;
+mod share;
 mod state;
 #[cfg(test)]
 pub(crate) mod testing;

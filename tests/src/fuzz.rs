@@ -66,26 +66,26 @@ pub fn update(data: &[u8]) {
 
 /// Single records, into the model and out again.
 pub fn records(data: &[u8]) {
-    fn there_and_back<P, M>(data: &[u8])
+    fn there_and_back<P, M>(data: &[u8], out: impl Fn(M) -> P)
     where
-        P: Message + Default + From<M>,
+        P: Message + Default,
         M: TryFrom<P> + Clone + PartialEq + std::fmt::Debug,
     {
         let Some(model) = P::decode(data).ok().and_then(|message| M::try_from(message).ok()) else {
             return;
         };
-        let Ok(again) = M::try_from(P::from(model.clone())) else {
+        let Ok(again) = M::try_from(out(model.clone())) else {
             panic!("{model:?} is not taken back")
         };
         assert_eq!(again, model);
     }
-    there_and_back::<pb::Service, Service>(data);
-    there_and_back::<pb::Endpoint, Endpoint>(data);
-    there_and_back::<pb::Gateway, Gateway>(data);
-    there_and_back::<pb::TrustBundle, Bundle>(data);
-    there_and_back::<pb::Tenant, Tenant>(data);
-    there_and_back::<pb::TenantShare, TenantShare>(data);
-    there_and_back::<pb::Override, Override>(data);
+    there_and_back::<pb::Service, Service>(data, Into::into);
+    there_and_back::<pb::Endpoint, Endpoint>(data, |endpoint| (&endpoint).into());
+    there_and_back::<pb::Gateway, Gateway>(data, Into::into);
+    there_and_back::<pb::TrustBundle, Bundle>(data, Into::into);
+    there_and_back::<pb::Tenant, Tenant>(data, Into::into);
+    there_and_back::<pb::TenantShare, TenantShare>(data, Into::into);
+    there_and_back::<pb::Override, Override>(data, Into::into);
     if let Some(kind) = pb::Resource::decode(data).ok().and_then(|resource| resource.kind) {
         // Whether it is taken is the update's affair.
         let _ = Resource::try_from(kind).is_ok();

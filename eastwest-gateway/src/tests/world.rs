@@ -1,7 +1,6 @@
 //! What the tests stand on: nouns, a certificate authority, a gateway with a published view, clients and endpoints.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -12,7 +11,7 @@ use mesh::{
         ALPN_NONE, ALPN_TCP_CLIENT, Bundle, ClientAuth, Expect, Identity, KeyRequest, SpiffeId, Svid, TrustDomain,
     },
     model::{
-        ClusterId, Endpoint, EndpointId, EndpointState, Held, Incarnation, Locality, Port, Protocol, RegionId,
+        ClusterId, Endpoint, EndpointId, EndpointState, Held, Incarnation, Labels, Locality, Port, Protocol, RegionId,
         Resource, Revision, Service, ServiceName, Timestamp, Update, View, Zone,
     },
     net::listen::listen,
@@ -77,7 +76,7 @@ pub(crate) fn endpoint(id: &str, service: &str, inbound_port: u16) -> Endpoint {
         state: EndpointState::Ready,
         weight: 100,
         capacity_rps: 0,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         identity: workload_id("eu"),
         ports: vec![80],
         unverified: false,
@@ -90,7 +89,7 @@ pub(crate) fn view_of(
     endpoints: impl IntoIterator<Item = Endpoint>,
 ) -> View {
     let services = services.into_iter().map(Resource::Service);
-    let upserts = services.chain(endpoints.into_iter().map(Resource::Endpoint)).collect();
+    let upserts = services.chain(endpoints.into_iter().map(Resource::from)).collect();
     View::default().updated(Update {
         region: region(),
         held: Held {

@@ -108,7 +108,7 @@ fn sample() -> View {
         service("both.shop", false, &[("tcp", 42), ("udp", 42)]),
     ];
     let services = services.into_iter().map(Resource::Service);
-    view(services.chain(endpoints.into_iter().map(Resource::Endpoint)).collect())
+    view(services.chain(endpoints.into_iter().map(Resource::from)).collect())
 }
 
 fn vip(name: &str) -> [IpAddr; 2] {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
-use crate::model::{Namespace, ServiceAccount, text::as_text};
+use crate::model::{Namespace, ServiceAccount, Texts, text::as_text};
 
 /// Longest ID that a validator must support, in bytes.
 const ID_BYTES_MAX: usize = 2048;
@@ -132,6 +132,11 @@ impl SpiffeId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Keeps the text once for all that have it.
+    pub fn share(&mut self, texts: &mut Texts) {
+        texts.share(&mut self.text);
     }
 
     /// Its trust domain.

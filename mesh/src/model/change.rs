@@ -1,6 +1,6 @@
 //! How facts travel: resources under keys, in updates that carry their position.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{
     Endpoint, EndpointId, Gateway, GatewayId, Held, LeaseReport, Override, OverrideId, QuotaLease, RegionId,
@@ -55,8 +55,8 @@ impl fmt::Display for Key {
 pub enum Resource {
     /// Merged over its origins for subscribers; the sender's own definition for peers.
     Service(Service),
-    /// An endpoint.
-    Endpoint(Endpoint),
+    /// An endpoint: shared with the catalogue or the view that shows it, for there are many of them.
+    Endpoint(Arc<Endpoint>),
     /// A gateway.
     Gateway(Gateway),
     /// A trust domain's anchors.
@@ -91,6 +91,12 @@ impl Resource {
             Self::Lease(lease) => Key::Lease(lease.tenant.clone(), lease.region.clone()),
             Self::Report(report) => Key::Report(report.settled.tenant.clone(), report.settled.region.clone()),
         }
+    }
+}
+
+impl From<Endpoint> for Resource {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::Endpoint(Arc::new(endpoint))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Endpoints and gateways: where traffic can go.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterId, EndpointId, GatewayId, RegionId, ServiceName, Zone};
+use super::{ClusterId, EndpointId, GatewayId, Labels, RegionId, ServiceName, Texts, Zone};
 use crate::identity::SpiffeId;
 
 /// First class everywhere, also across federation.
@@ -81,7 +81,7 @@ pub struct Endpoint {
     /// Requests per second it says it can take; 0 = not declared.
     pub capacity_rps: u32,
     /// Free text by key.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// Whom its certificate must name.
     pub identity: SpiffeId,
     /// Numbers of the service's ports that it serves.
@@ -90,6 +90,18 @@ pub struct Endpoint {
     pub unverified: bool,
     /// For per-endpoint names of headless services; empty = made from the address.
     pub hostname: String,
+}
+
+impl Endpoint {
+    /// Keeps once what endpoints of all services repeat.
+    pub fn share(&mut self, texts: &mut Texts) {
+        self.locality.region.share(texts);
+        self.locality.zone.share(texts);
+        self.cluster.share(texts);
+        self.identity.share(texts);
+        self.ports.shrink_to_fit();
+        self.hostname.shrink_to_fit();
+    }
 }
 
 /// An east-west gateway. Only its region may change it.

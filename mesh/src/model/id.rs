@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
-use super::text::{as_text, from_text};
+use super::{
+    Texts,
+    text::{as_text, from_text},
+};
 
 /// Why a text is no id. Names the operand and what to check.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -68,6 +71,11 @@ macro_rules! label {
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// Keeps the text once for all that have it.
+            pub fn share(&mut self, texts: &mut Texts) {
+                texts.share(&mut self.0);
             }
         }
 
@@ -192,6 +200,11 @@ impl ServiceName {
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Keeps the text of the namespace once for all that have it.
+    pub fn share(&mut self, texts: &mut Texts) {
+        self.namespace.share(texts);
     }
 
     /// Keeps the text of the namespace once for both, where it is the same: thousands of names have a few namespaces.

@@ -188,8 +188,8 @@ fn service_name(name: &str, namespace: &str) -> Result<ServiceName, WireError> {
     )
 }
 
-impl From<Endpoint> for pb::Endpoint {
-    fn from(endpoint: Endpoint) -> Self {
+impl From<&Endpoint> for pb::Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
         Self {
             id: endpoint.id.to_string(),
             service: endpoint.service.name().to_owned(),
@@ -202,11 +202,11 @@ impl From<Endpoint> for pb::Endpoint {
             state: pb::EndpointState::from(endpoint.state).into(),
             weight: endpoint.weight,
             capacity_rps: endpoint.capacity_rps,
-            labels: endpoint.labels,
+            labels: (&endpoint.labels).into(),
             spiffe_id: endpoint.identity.to_string(),
-            ports: endpoint.ports.into_iter().map(u32::from).collect(),
+            ports: endpoint.ports.iter().copied().map(u32::from).collect(),
             unverified: endpoint.unverified,
-            hostname: endpoint.hostname,
+            hostname: endpoint.hostname.clone(),
         }
     }
 }
@@ -239,7 +239,7 @@ impl TryFrom<pb::Endpoint> for Endpoint {
             capacity_rps: endpoint.capacity_rps,
             identity: field("endpoint.spiffe_id", endpoint.spiffe_id.parse())?,
             ports: ports.collect::<Result<_, _>>()?,
-            labels: endpoint.labels,
+            labels: endpoint.labels.into_iter().collect(),
             unverified: endpoint.unverified,
             hostname: endpoint.hostname,
         })
@@ -312,7 +312,7 @@ impl From<Resource> for pb::Resource {
         use pb::resource::Kind;
         let kind = match resource {
             Resource::Service(service) => Kind::Service(service.into()),
-            Resource::Endpoint(endpoint) => Kind::Endpoint(endpoint.into()),
+            Resource::Endpoint(endpoint) => Kind::Endpoint(endpoint.as_ref().into()),
             Resource::Gateway(gateway) => Kind::Gateway(gateway.into()),
             Resource::Bundle(bundle) => Kind::TrustBundle(bundle.into()),
             Resource::Share(share) => Kind::TenantShare(share.into()),
@@ -332,7 +332,7 @@ impl TryFrom<pb::resource::Kind> for Resource {
         use pb::resource::Kind;
         Ok(match kind {
             Kind::Service(service) => Self::Service(service.try_into()?),
-            Kind::Endpoint(endpoint) => Self::Endpoint(endpoint.try_into()?),
+            Kind::Endpoint(endpoint) => Endpoint::try_from(endpoint)?.into(),
             Kind::Gateway(gateway) => Self::Gateway(gateway.try_into()?),
             Kind::TrustBundle(bundle) => Self::Bundle(bundle.try_into()?),
             Kind::TenantShare(share) => Self::Share(share.try_into()?),
@@ -447,7 +447,7 @@ mod tests {
     #[test]
     fn an_endpoint_travels_unchanged() {
         let model = Endpoint::try_from(endpoint()).expect("valid");
-        assert_eq!(pb::Endpoint::from(model), endpoint());
+        assert_eq!(pb::Endpoint::from(&model), endpoint());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn view_json(view: &View) -> Value {
     for resource in view.resources() {
         match resource {
             Resource::Service(service) => services.push(json!(pb::Service::from(service))),
-            Resource::Endpoint(endpoint) => endpoints.push(json!(pb::Endpoint::from(endpoint))),
+            Resource::Endpoint(endpoint) => endpoints.push(json!(pb::Endpoint::from(endpoint.as_ref()))),
             Resource::Gateway(gateway) => gateways.push(json!(pb::Gateway::from(gateway))),
             Resource::Bundle(bundle) => bundles.push(json!({
                 "trust_domain": bundle.trust_domain().as_str(),

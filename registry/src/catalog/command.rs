@@ -7,8 +7,8 @@ use mesh::{
     identity::{Bundle, SpiffeId, TrustDomain},
     model::{
         ClusterId, Endpoint, EndpointId, EndpointState, Export, Gateway, GatewayId, Held, ImportPolicy, Incarnation,
-        LeaseReport, Namespace, NodeId, Override, OverrideId, Port, QuotaLease, RegionId, Service, ServiceAccount,
-        ServiceName, Tenant, TenantId, Timestamp, Usage, WorkloadId, Zone,
+        Labels, LeaseReport, Namespace, NodeId, Override, OverrideId, Port, QuotaLease, RegionId, Service,
+        ServiceAccount, ServiceName, Tenant, TenantId, Timestamp, Usage, WorkloadId, Zone,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -243,7 +243,7 @@ pub struct WorkloadLease {
     /// As it reports itself.
     pub state: EndpointState,
     /// Free text by key.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Labels,
     /// 1 to 1000.
     pub weight: u32,
     /// 0 = not declared.

@@ -7,13 +7,14 @@ use imbl::OrdMap;
 use mesh::{
     identity::TrustDomain,
     model::{
-        EndpointId, GatewayId, Namespace, NodeId, OverrideId, RegionId, ServiceName, TenantId, WorkloadId, virtual_ips,
+        Endpoint, EndpointId, GatewayId, Namespace, NodeId, OverrideId, RegionId, ServiceName, TenantId, WorkloadId,
+        virtual_ips,
     },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use super::{LEVEL, State, Subject, TokenDigest, digest::Digests};
+use super::{LEVEL, State, Subject, TokenDigest, WorkloadHold, digest::Digests};
 use crate::codec::encode_onto;
 
 /// Layout of the values. Fields are only ever added in a new version.
@@ -370,14 +371,37 @@ impl State {
     fn read_record(&mut self, key: &[u8], bytes: &[u8]) -> Result<(), RecordError> {
         match RecordKey::decode(key).ok_or_else(|| RecordError::Key(key.to_vec()))? {
             RecordKey::Meta => self.meta = read(key, bytes)?,
-            RecordKey::Definition(name, region) => {
+            RecordKey::Definition(mut name, region) => {
+                name.share(&mut self.texts);
                 keep(self.definitions.entry(name).or_default(), region, key, bytes)?;
             }
-            RecordKey::Endpoint(name, id) => keep(self.endpoints.entry(name).or_default(), id, key, bytes)?,
-            RecordKey::Workload(id) => keep(&mut self.workloads, id, key, bytes)?,
+            RecordKey::Endpoint(name, id) => {
+                let mut endpoint: Endpoint = read(key, bytes)?;
+                if endpoint.id == id {
+                    endpoint.id = id.clone();
+                }
+                self.share_endpoint(&mut endpoint);
+                let name = self.known(name);
+                let set = self.endpoints.entry(name).or_default();
+                set.insert(id, Arc::new(endpoint));
+            }
+            RecordKey::Workload(id) => {
+                let mut hold: WorkloadHold = read(key, bytes)?;
+                // Just read, so that nobody else has it.
+                if let Some(lease) = Arc::get_mut(&mut hold.lease) {
+                    if lease.id == id {
+                        lease.id = id.clone();
+                    }
+                    self.share_lease(lease);
+                }
+                self.workloads.insert(id, Arc::new(hold));
+            }
             RecordKey::Gateway(id) => keep(&mut self.gateways, id, key, bytes)?,
             RecordKey::GatewayLease(id) => keep(&mut self.gateway_leases, id, key, bytes)?,
-            RecordKey::Export(name) => keep(&mut self.exports, name, key, bytes)?,
+            RecordKey::Export(name) => {
+                let name = self.known(name);
+                keep(&mut self.exports, name, key, bytes)?;
+            }
             RecordKey::Peer(region) => keep(&mut self.peers, region, key, bytes)?,
             RecordKey::Tenant(id) => keep(&mut self.tenants, id, key, bytes)?,
             RecordKey::Token(digest) => keep(&mut self.tokens, digest, key, bytes)?,
@@ -387,6 +411,7 @@ impl State {
             RecordKey::Override(id) => keep(&mut self.overrides, id, key, bytes)?,
             RecordKey::Region(region) => keep(&mut self.regions, region, key, bytes)?,
             RecordKey::Probe(name) => {
+                let name = self.known(name);
                 self.probes.insert(name, read(key, bytes)?);
             }
             RecordKey::Refused(region) => keep(&mut self.refused, region, key, bytes)?,

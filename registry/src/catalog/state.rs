@@ -7,7 +7,8 @@ use mesh::{
     identity::{Bundle, TrustDomain},
     model::{
         Audience, Endpoint, EndpointId, Export, Gateway, GatewayId, Incarnation, Namespace, NodeId, Override,
-        OverrideId, RegionId, RegionStatus, Service, ServiceName, Tenant, TenantId, Timestamp, WorkloadId, virtual_ips,
+        OverrideId, RegionId, RegionStatus, Service, ServiceName, Tenant, TenantId, Texts, Timestamp, WorkloadId,
+        virtual_ips,
     },
 };
 
@@ -54,6 +55,8 @@ pub struct State {
     pub(super) proxies: OrdMap<Namespace, u32>,
     pub(super) owners: OrdMap<Namespace, TenantId>,
     pub(super) digests: Digests,
+    /// What the records repeat.
+    pub(super) texts: Texts,
 }
 
 impl State {

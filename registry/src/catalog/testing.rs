@@ -1,11 +1,11 @@
 //! A small world for tests: region `eu` with its commands in short form.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use mesh::{
     identity::{Bundle, TrustDomain},
     model::{
-        Audience, Endpoint, EndpointState, Export, Gateway, Held, ImportPolicy, Incarnation, Locality, NodeId,
+        Audience, Endpoint, EndpointState, Export, Gateway, Held, ImportPolicy, Incarnation, Labels, Locality, NodeId,
         Override, Port, Protocol, Quota, RegionId, Revision, Service, ServiceName, Tenant, Timestamp,
     },
 };
@@ -120,7 +120,7 @@ pub(crate) fn workload(name: &str, services: &[&str]) -> WorkloadLease {
         inbound_port: 15006,
         services: services.collect(),
         state: EndpointState::Ready,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         weight: 100,
         capacity_rps: 0,
         hostname: String::new(),
@@ -202,7 +202,7 @@ pub(crate) fn endpoint(name: &str, service: &str, region: &str) -> Endpoint {
         state: EndpointState::Ready,
         weight: 100,
         capacity_rps: 0,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         identity: id(&format!("spiffe://{region}.test/ns/shop/sa/pay")),
         ports: vec![80],
         unverified: false,

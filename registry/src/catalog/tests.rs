@@ -6,3 +6,4 @@ mod leases;
 mod others;
 mod peers;
 mod random;
+mod share;

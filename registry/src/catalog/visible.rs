@@ -2,12 +2,11 @@
 //!
 //! To peers only what this region owns is shown: an import is never exported again.
 
+use std::sync::Arc;
+
 use mesh::{
     identity::Bundle,
-    model::{
-        Audience, ClusterId, Endpoint, Export, Gateway, Key, Override, RegionStatus, Resource, Service, Tenant,
-        Timestamp,
-    },
+    model::{Audience, ClusterId, Export, Gateway, Key, Override, RegionStatus, Resource, Service, Tenant, Timestamp},
 };
 
 use super::State;
@@ -18,7 +17,7 @@ impl State {
     pub fn resource(&self, key: &Key) -> Option<Resource> {
         Some(match key {
             Key::Service(name) => Resource::Service(self.service(name)?),
-            Key::Endpoint(service, id) => Resource::Endpoint(Endpoint::clone(self.endpoint(service, id)?)),
+            Key::Endpoint(service, id) => Resource::Endpoint(Arc::clone(self.endpoint(service, id)?)),
             Key::Gateway(id) => Resource::Gateway(Gateway::clone(self.gateways.get(id)?)),
             Key::Bundle(domain) => Resource::Bundle(Bundle::clone(self.bundles.get(domain)?)),
             Key::Share(tenant) => Resource::Share(self.share(tenant)?),

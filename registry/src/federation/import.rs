@@ -1,7 +1,7 @@
 //! What a peer's update becomes before it is proposed: sets of a bounded size, each of which may be the last to be
 //! committed. Whether the peer owns what it sent is checked where the sets are applied. Pure.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use mesh::model::{Held, Key, RegionId, Resource, Update};
 use serde::Serialize;
@@ -124,8 +124,8 @@ impl Packer {
                 self.open.services.push(service);
             }
             Resource::Endpoint(endpoint) => {
-                self.make_room(&endpoint);
-                self.open.endpoints.push(endpoint);
+                self.make_room(endpoint.as_ref());
+                self.open.endpoints.push(Arc::unwrap_or_clone(endpoint));
             }
             Resource::Gateway(gateway) => {
                 self.make_room(&gateway);
@@ -172,7 +172,7 @@ mod tests {
     };
 
     fn update(full: bool, revision: u64, endpoints: std::ops::Range<usize>, removed: &[&str]) -> Update {
-        let endpoints = endpoints.map(|n| Resource::Endpoint(endpoint(&format!("ep-{n}"), "pay.shop", "us")));
+        let endpoints = endpoints.map(|n| Resource::from(endpoint(&format!("ep-{n}"), "pay.shop", "us")));
         Update {
             region: region("us"),
             held: import_set(revision, full).held,

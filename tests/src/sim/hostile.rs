@@ -1,6 +1,6 @@
 //! A peer that sends what it does not own. Pure.
 
-use mesh::model::{Endpoint, EndpointState, Locality, Resource};
+use mesh::model::{Endpoint, EndpointState, Labels, Locality, Resource};
 use proto::registry::v1 as pb;
 
 use super::place::{REGIONS, domain, region};
@@ -29,13 +29,13 @@ pub(crate) fn spoil(from: u8, to: u8, update: &mut pb::Update) {
                 state: EndpointState::Ready,
                 weight: 100,
                 capacity_rps: 0,
-                labels: std::collections::BTreeMap::new(),
+                labels: Labels::default(),
                 identity: format!("spiffe://{}/ns/shop/sa/pay", domain(identity)).parse().unwrap(),
                 ports: vec![80],
                 unverified: false,
                 hostname: String::new(),
             };
-            update.upserts.push(Resource::Endpoint(endpoint).into());
+            update.upserts.push(Resource::from(endpoint).into());
         }
     }
 }

@@ -84,7 +84,7 @@ fn a_headless_service_answers_with_its_ready_endpoints_nearest_first() {
 #[test]
 fn equally_near_endpoints_take_turns() {
     let endpoints = (1..=4).map(|n| {
-        Resource::Endpoint(endpoint(
+        Resource::from(endpoint(
             "db.shop",
             &format!("db-{n}"),
             "eu",
@@ -116,7 +116,7 @@ fn a_large_headless_service_answers_with_the_same_bounded_subset_in_both_familie
             endpoint("db.shop", &format!("v6-{n}"), "eu", &v6, EndpointState::Ready),
         ]
     };
-    let endpoints = (1..=40).flat_map(pair).map(Resource::Endpoint);
+    let endpoints = (1..=40).flat_map(pair).map(Resource::from);
     let services = [Resource::Service(service("db.shop", true, &[]))];
     let view = view(services.into_iter().chain(endpoints).collect());
     let from = locality("eu", "eu-a");
@@ -137,7 +137,7 @@ fn a_headless_service_without_ready_endpoints_does_not_exist() {
 fn where_the_other_family_exists_there_is_no_data_instead_of_no_name() {
     let only_v4 = view(vec![
         Resource::Service(service("db.shop", true, &[])),
-        Resource::Endpoint(endpoint("db.shop", "db-1", "eu", "10.0.0.1", EndpointState::Ready)),
+        Resource::from(endpoint("db.shop", "db-1", "eu", "10.0.0.1", EndpointState::Ready)),
     ]);
     let from = locality("eu", "eu-a");
     let name = "db.shop.svc.clusterset.local.";

@@ -153,7 +153,7 @@ fn large() -> View {
         let id = format!("db-{n}");
         let mut endpoint = endpoint("db.shop", &id, "eu", &format!("10.0.0.{n}"), EndpointState::Ready);
         endpoint.hostname = format!("a-rather-long-name-of-a-host-{n}");
-        Resource::Endpoint(endpoint)
+        Resource::from(endpoint)
     });
     let services = [Resource::Service(service(
         "db.shop",

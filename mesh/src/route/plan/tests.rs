@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     identity::{SpiffeId, TrustDomain},
     model::{
-        GatewayId, Held, Incarnation, Namespace, Override, OverrideId, RegionStatus, Resource, Revision,
+        GatewayId, Held, Incarnation, Labels, Namespace, Override, OverrideId, RegionStatus, Resource, Revision,
         ServiceAccount, ServiceName, Update, Zone,
     },
     route::{Explanation, explain},
@@ -40,7 +40,7 @@ fn endpoint(id: &str, place: &str) -> Endpoint {
         state: EndpointState::Ready,
         weight: 100,
         capacity_rps: 0,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         identity: account("pay"),
         ports: vec![80],
         unverified: false,
@@ -148,7 +148,7 @@ impl Case {
 
     fn ask<T>(&self, answer: impl Fn(&ServiceName, &Query<'_>) -> T) -> T {
         let service = ServiceName::parse("pay.shop").unwrap();
-        let endpoints = self.endpoints.iter().cloned().map(Resource::Endpoint);
+        let endpoints = self.endpoints.iter().cloned().map(Resource::from);
         let define = Resource::Service(crate::model::Service {
             name: service.clone(),
             ports: Vec::new(),

@@ -41,7 +41,7 @@ fn endpoint(service: usize, at: usize) -> Resource {
         ports: vec![80],
         ..pb::Endpoint::default()
     };
-    Resource::Endpoint(Endpoint::try_from(wire).unwrap())
+    Endpoint::try_from(wire).unwrap().into()
 }
 
 /// As it comes over the wire: messages of a thousand records.

@@ -1,6 +1,9 @@
 //! Where requests go when all is well, when something dies, and when it comes back.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use mesh::model::{EndpointState, Override, OverrideId, RegionId, Resource};
 use mesh::runtime::clock;
@@ -94,13 +97,13 @@ async fn a_black_hole_is_left_within_three_seconds() {
         .retain(|resource| !matches!(resource, Resource::Endpoint(_)));
     hole.address = "192.0.2.1".parse().unwrap();
     hole.weight = 1000;
-    world.resources.push(Resource::Endpoint(hole));
+    world.resources.push(Resource::from(hole));
     let mut other = world.workload("ep-near", "pay.shop", "eu", near).endpoint;
     other.weight = 1;
     world
         .resources
         .retain(|resource| !matches!(resource, Resource::Endpoint(endpoint) if endpoint.id == other.id));
-    world.resources.push(Resource::Endpoint(other));
+    world.resources.push(Resource::from(other));
     let caller = world.caller(settings);
     let began = clock::now();
     assert_eq!(get(caller.address(), "pay.shop", "/").await.body, "near");
@@ -142,6 +145,7 @@ async fn a_connection_that_falls_silent_is_left() {
     });
     for resource in &mut world.resources {
         if let Resource::Endpoint(endpoint) = resource {
+            let endpoint = Arc::make_mut(endpoint);
             endpoint.inbound_port = mute_address.port();
         }
     }
@@ -231,7 +235,7 @@ async fn a_draining_endpoint_gets_nothing_new() {
         if let Resource::Endpoint(endpoint) = resource
             && endpoint.id.as_str() == "ep-1"
         {
-            endpoint.state = EndpointState::Draining;
+            Arc::make_mut(endpoint).state = EndpointState::Draining;
         }
     }
     world.publish();
@@ -249,6 +253,7 @@ async fn an_impostor_is_refused() {
     let workload = world.workload("ep-1", "pay.shop", "eu", application);
     for resource in &mut world.resources {
         if let Resource::Endpoint(endpoint) = resource {
+            let endpoint = Arc::make_mut(endpoint);
             endpoint.identity = world.regions["eu"].id("somebody-else");
         }
     }
@@ -306,6 +311,7 @@ async fn an_address_that_went_to_another_endpoint_is_noticed() {
     let workload = world.workload("ep-1", "pay.shop", "eu", application);
     for resource in &mut world.resources {
         if let Resource::Endpoint(endpoint) = resource {
+            let endpoint = Arc::make_mut(endpoint);
             endpoint.id = mesh::model::EndpointId::parse("ep-before").unwrap();
         }
     }

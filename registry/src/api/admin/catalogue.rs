@@ -42,7 +42,7 @@ impl Admin {
         let endpoints: Vec<_> = reading
             .state
             .endpoints(&service)
-            .map(|endpoint| (**endpoint).clone().into())
+            .map(|endpoint| endpoint.as_ref().into())
             .collect();
         if endpoints.is_empty() && reading.state.service(&service).is_none() {
             return Err(Error::NotFound {

@@ -162,7 +162,7 @@ fn in_order(view: &View, target: &route::Target, source: &Source) -> Vec<proto::
 }
 
 fn outward(endpoint: &Endpoint) -> proto::registry::v1::Endpoint {
-    endpoint.clone().into()
+    endpoint.into()
 }
 
 /// A cluster that has something running at a place, the zone's first: an asker from there is most likely in it.

@@ -144,7 +144,9 @@ impl Transaction<'_> {
             return false;
         }
         if peer.record.import.accepts(&endpoint.service) {
-            self.put_endpoint(endpoint.clone());
+            let mut endpoint = endpoint.clone();
+            self.state.share_endpoint(&mut endpoint);
+            self.put_endpoint(endpoint);
         }
         true
     }

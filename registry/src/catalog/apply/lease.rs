@@ -35,10 +35,14 @@ impl Transaction<'_> {
             return Err(Refusal::Conflict(text));
         }
         let before = before.map(|hold| Arc::clone(&hold.lease));
-        let lease = self.with_kept_ids(lease, before.as_deref())?;
+        let mut lease = self.with_kept_ids(lease, before.as_deref())?;
         self.check_quota(&lease, before.as_deref())?;
         for service in &lease.services {
             self.define(&region, &lease, service)?;
+        }
+        if before.is_none() {
+            // Once: changes come often, and are not copied for the little that this saves.
+            self.state.share_lease(Arc::make_mut(&mut lease));
         }
         for service in before.iter().flat_map(|before| &before.services) {
             if lease.services.iter().all(|kept| kept.name != service.name) {

@@ -27,7 +27,14 @@ impl Transaction<'_> {
     }
 
     pub(super) fn put_definition(&mut self, name: &ServiceName, region: &RegionId, definition: Definition) {
-        let origins = self.state.definitions.entry(name.clone()).or_default();
+        let origins = match self.state.definitions.get_mut(name) {
+            Some(origins) => origins,
+            None => {
+                let mut name = name.clone();
+                name.share(&mut self.state.texts);
+                self.state.definitions.entry(name).or_default()
+            }
+        };
         if origins.get(region).is_some_and(|old| **old == definition) {
             return;
         }

@@ -53,7 +53,7 @@ fn full_import() -> ImportSet {
 
 fn loaded_workload() -> crate::catalog::WorkloadLease {
     let mut lease = workload("pay-1", &["pay.shop"]);
-    lease.labels = [("app".to_owned(), "pay".to_owned())].into();
+    lease.labels = [("app", "pay")].into_iter().collect();
     lease.services[0].ports = [Protocol::Http, Protocol::Http2, Protocol::Grpc, Protocol::Tcp]
         .into_iter()
         .zip(80..)

@@ -24,7 +24,7 @@ use super::{
 /// The largest that sled allows; cannot change once a database exists.
 const SEGMENT_BYTES: usize = 16 << 20;
 /// A bound for sled's page cache; the process holds about twice as much.
-const CACHE_BYTES: u64 = 32 << 20;
+const CACHE_BYTES: u64 = 8 << 20;
 /// Also drives sled's collection of garbage, which is why it is not switched off although what matters is flushed.
 const FLUSH_EVERY_MS: u64 = 1000;
 /// Room taken ahead of the end of sled's file: two segments.

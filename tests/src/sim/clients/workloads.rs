@@ -1,10 +1,10 @@
 //! A workload's agent: attaches through some node, is heard there, changes its state and what it serves, goes away, or is
 //! silent until its lease lapses.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use mesh::{
-    model::{EndpointState, Port, Protocol},
+    model::{EndpointState, Labels, Port, Protocol},
     runtime::clock,
 };
 use registry::{
@@ -50,7 +50,7 @@ fn lease(region: u8, number: u8, holder: Place) -> WorkloadLease {
         inbound_port: 15006,
         services,
         state: EndpointState::Ready,
-        labels: BTreeMap::new(),
+        labels: Labels::default(),
         weight: fastrand::u32(1..=100),
         capacity_rps: 0,
         hostname: String::new(),
