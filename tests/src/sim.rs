@@ -18,7 +18,7 @@ mod trace;
 mod watchers;
 mod world;
 
-use std::{cell::RefCell, panic, sync::Once};
+use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once};
 
 use tokio::runtime::{Builder, RngSeed};
 
@@ -47,6 +47,8 @@ pub struct Report {
     pub hash: u64,
     /// The law that was broken.
     pub violation: Option<Violation>,
+    /// How often each kind of event happened.
+    pub counts: BTreeMap<&'static str, u64>,
     /// The newest steps, one a line.
     pub shown: String,
 }
@@ -131,6 +133,7 @@ async fn live(plan: Plan) -> (Report, Sim) {
         virtual_ms: sim.now_ms(),
         hash: sim.hash(),
         violation: sim.violation(),
+        counts: sim.counts(),
         shown: sim.shown(),
     };
     (report, sim)
@@ -145,7 +148,7 @@ async fn look(sim: Sim) {
                 sim.look_inside(place);
             }
         }
-        sim.laws(|laws, sim| laws.check_drills(sim));
+        sim.laws(|laws, sim| laws.check_times(sim));
         if let Some(text) = panicked() {
             sim.fail("no task panics", "no panic", &text);
         }

@@ -104,7 +104,10 @@ pub(crate) fn main() -> ExitCode {
                     steps.fetch_add(report.steps, Ordering::Relaxed);
                     virtual_ms.fetch_add(report.virtual_ms, Ordering::Relaxed);
                     if options.seeds == 1 {
-                        println!("seed {seed}: {} steps, hash {:016x}", report.steps, report.hash);
+                        println!(
+                            "seed {seed}: {} steps, hash {:016x}, {:?}",
+                            report.steps, report.hash, report.counts
+                        );
                     }
                     if report.violation.is_some() {
                         show(&report, options.steps);

@@ -3,12 +3,14 @@
 
 mod drills;
 mod exports;
+mod quotas;
 mod registers;
 mod workloads;
 
 use std::time::Duration;
 
 pub(crate) use drills::LEASE;
+pub(crate) use quotas::{RATE, record, tenant};
 pub(crate) use registers::version;
 
 use super::world::Sim;
@@ -25,6 +27,7 @@ pub(crate) fn start(sim: &Sim) {
         }
         sim.spawn(exports::run(sim.clone(), region));
         sim.spawn(drills::run(sim.clone(), region));
+        sim.spawn(quotas::run(sim.clone(), region));
     }
 }
 

@@ -8,6 +8,7 @@ mod drills;
 mod held;
 mod leaders;
 mod owners;
+mod quotas;
 mod visible;
 mod watchers;
 
@@ -119,6 +120,8 @@ impl Laws {
         self.note(found);
         let found = self.drills.published(sim, region, published);
         self.note(found);
+        let found = quotas::check(sim, &self.chronicles);
+        self.note(found);
     }
 
     /// A write was answered with success.
@@ -157,9 +160,11 @@ impl Laws {
         self.note(found);
     }
 
-    /// A look at everybody's overrides.
-    pub(crate) fn check_drills(&mut self, sim: &Sim) {
+    /// A look at what time alone changes: overrides and quota leases.
+    pub(crate) fn check_times(&mut self, sim: &Sim) {
         let found = self.drills.check(sim);
+        self.note(found);
+        let found = quotas::check(sim, &self.chronicles);
         self.note(found);
     }
 }

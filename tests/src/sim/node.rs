@@ -11,6 +11,7 @@ use registry::{
     Meters,
     federation::{Federation, Links, Replicated},
     ingest::{self, LeaseTimes, Leases},
+    quota::desk::Desk,
     raft::{Replica, Seams, Settings},
     watch::{Hub, Publish, Published},
 };
@@ -180,6 +181,12 @@ async fn open(sim: Sim, place: Place, disk: Disk, clock: Clock) -> Result<Runnin
     };
     let expiry = ingest::watch(watch, Meters::new(&metrics));
     tasks.spawn("expiry", OnExit::StopProcess, expiry);
+    let desk = Desk::new(place.id(), &metrics);
+    tasks.spawn(
+        "quotas",
+        OnExit::StopProcess,
+        desk.run(replica.clone(), tasks.stop().clone()),
+    );
     Ok(Running {
         replica,
         hub,

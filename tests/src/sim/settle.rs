@@ -6,7 +6,7 @@ use mesh::{
     identity::Bundle,
     model::{ImportPolicy, Incarnation, Timestamp},
 };
-use registry::catalog::{AuthorityRecord, Command, PeerRecord, Reply};
+use registry::catalog::{AuthorityRecord, Command, LEVEL, PeerRecord, Reply};
 
 use super::{
     node,
@@ -39,6 +39,7 @@ pub(crate) async fn found(sim: &Sim) {
             commit(sim, region, Command::PutPeer(peer)).await;
         }
     }
+    commit(sim, 0, Command::PutTenant(super::clients::record())).await;
 }
 
 async fn found_region(sim: &Sim, region: u8, size: u16) {
@@ -59,6 +60,7 @@ async fn found_region(sim: &Sim, region: u8, size: u16) {
         },
     };
     commit(sim, region, init).await;
+    commit(sim, region, Command::RaiseLevel(LEVEL)).await;
     for number in 2..=size {
         let place = Place::new(region, number);
         sim.add_node(place);

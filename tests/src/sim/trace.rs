@@ -1,7 +1,7 @@
 //! What happened: every step, its hash, and the newest of them in words. Pure.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt::{self, Write as _},
 };
 
@@ -38,11 +38,13 @@ pub(crate) struct Trace {
     steps: u64,
     hash: u64,
     newest: VecDeque<Event>,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Trace {
     pub(crate) fn add(&mut self, at_ms: u64, what: &'static str, from: Place, to: Place, number: u64) -> u64 {
         self.steps += 1;
+        *self.counts.entry(what).or_default() += 1;
         let kind = what.bytes().fold(0_u64, |kind, byte| kind * 31 + u64::from(byte));
         let places =
             u64::from(from.region) << 48 | u64::from(from.node) << 32 | u64::from(to.region) << 16 | u64::from(to.node);
@@ -70,6 +72,11 @@ impl Trace {
     /// The same for two runs that did the same.
     pub(crate) fn hash(&self) -> u64 {
         self.hash
+    }
+
+    /// How often each kind of event happened.
+    pub(crate) fn counts(&self) -> &BTreeMap<&'static str, u64> {
+        &self.counts
     }
 
     /// The newest steps, one a line.

@@ -141,6 +141,10 @@ impl Sim {
         locked(&self.inner.trace).hash()
     }
 
+    pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
+        locked(&self.inner.trace).counts().clone()
+    }
+
     pub(crate) fn shown(&self) -> String {
         locked(&self.inner.trace).shown()
     }
@@ -312,6 +316,15 @@ impl Sim {
         let nodes = locked(&self.inner.nodes);
         let node = nodes.get(&place)?;
         Some((node.running.as_ref()?.federation.clone(), node.life.clone()))
+    }
+
+    /// What the slowest clock of a region shows.
+    pub(crate) fn slowest_clock(&self, region: u8) -> Option<Timestamp> {
+        let nodes = locked(&self.inner.nodes);
+        let here = nodes
+            .iter()
+            .filter(|(place, node)| place.region == region && !node.is_gone);
+        here.map(|(_, node)| node.clock.wall()).min()
     }
 
     pub(crate) fn asked_to_leave(&self, place: Place) {
