@@ -136,9 +136,10 @@ impl Keeper {
             self.core
                 .peers
                 .retain(|peer| metrics.membership_config.membership().get_node(&peer).is_some());
-            // A learner that catches up applies memberships of the time before it was added.
             let is_newest = metrics.membership_config.log_id() == local.membership.log_id();
-            let was_member = metrics.vote.leader_id().voted_for() == Some(id);
+            // A learner that catches up applies memberships of the time before it was added.
+            let belonged = self.core.peers.belongs(&local.membership);
+            let was_member = belonged || metrics.vote.leader_id().voted_for() == Some(id);
             if is_newest && members.get_node(&id).is_none() && was_member {
                 self.core.peers.removed().send_replace(true);
             }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use super::{
     Node,
     state_machine::Applied,
     transport::{Failed, Method, Target, Transport},
-    type_config::{any, decode, encode},
+    type_config::{Membership, any, decode, encode},
     wire::{Answer, Envelope},
 };
 
@@ -46,7 +46,31 @@ pub(crate) struct Peers {
     begun: Instant,
     /// Guards the table only; never held over a wait.
     table: Mutex<BTreeMap<u64, Arc<Peer>>>,
+    belonging: Belonging,
     removed: watch::Sender<bool>,
+}
+
+/// Whether this node was a member at any time of this life. A new node applies memberships of the time before it was added
+/// while it catches up: that it is missing from those, and from later ones that others know, says nothing.
+struct Belonging {
+    me: u64,
+    is_known: AtomicBool,
+}
+
+impl Belonging {
+    /// Whether it is a member, or was one before.
+    fn is_known(&self, applied: &Membership) -> bool {
+        if applied.membership().get_node(&self.me).is_some() {
+            self.is_known.store(true, Ordering::Relaxed);
+        }
+        self.is_known.load(Ordering::Relaxed)
+    }
+
+    /// The newest membership against which others may say that this node was removed.
+    fn members_at(&self, applied: &Membership) -> Option<u64> {
+        let newest = applied.log_id().map(|log_id| log_id.index);
+        newest.filter(|_| self.is_known(applied))
+    }
 }
 
 /// One of them.
@@ -65,6 +89,10 @@ impl Peers {
             applied,
             begun: clock::now(),
             table: Mutex::default(),
+            belonging: Belonging {
+                me,
+                is_known: AtomicBool::new(false),
+            },
             removed: watch::Sender::new(false),
         }
     }
@@ -97,6 +125,11 @@ impl Peers {
         let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let at = table.get(&id)?.heard.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.begun.elapsed().saturating_sub(Duration::from_millis(at)))
+    }
+
+    /// Whether this node is a member by a membership that is applied here, or was one before in this life.
+    pub(crate) fn belongs(&self, applied: &Membership) -> bool {
+        self.belonging.is_known(applied)
     }
 
     /// Becomes true when a peer proved that this node was removed.
@@ -138,7 +171,7 @@ impl Peers {
             group: local.state.incarnation(),
             from: self.me,
             to: peer.id,
-            members_at: local.membership.log_id().map(|log_id| log_id.index),
+            members_at: self.belonging.members_at(&local.membership),
             body,
         };
         let bytes = encode("request", &envelope).map_err(|error| peer.not_sent(any(&error).to_string()))?;
@@ -161,5 +194,32 @@ impl Peer {
             address: self.address.clone(),
             reason,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::type_config::LogId;
+
+    fn membership(index: u64, members: &[u64]) -> Membership {
+        let nodes: BTreeMap<u64, Node> = members.iter().map(|id| (*id, Node::default())).collect();
+        let voters = members.iter().copied().collect();
+        let at = LogId::new(openraft::CommittedLeaderId::new(1, 1), index);
+        Membership::new(Some(at), openraft::Membership::new(vec![voters], nodes))
+    }
+
+    #[test]
+    fn a_node_that_catches_up_cannot_be_told_that_it_was_removed() {
+        let belonging = Belonging {
+            me: 4,
+            is_known: AtomicBool::new(false),
+        };
+        assert_eq!(belonging.members_at(&Membership::default()), None);
+        // Of the time before it was added: whoever has applied only a little more does not know it either.
+        assert_eq!(belonging.members_at(&membership(10, &[1, 2, 3])), None);
+        assert_eq!(belonging.members_at(&membership(20, &[1, 2, 3, 4])), Some(20));
+        // It sees its own removal, and whoever knows a later membership may confirm it.
+        assert_eq!(belonging.members_at(&membership(30, &[1, 2, 3])), Some(30));
     }
 }

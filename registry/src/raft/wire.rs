@@ -36,7 +36,7 @@ pub(crate) struct Envelope<T> {
     pub(crate) from: u64,
     /// Who is meant.
     pub(crate) to: u64,
-    /// The entry with the newest membership that the sender has applied.
+    /// The entry with the newest membership that the sender has applied; none while it has not been a member by any.
     pub(crate) members_at: Option<u64>,
     /// What it wants.
     pub(crate) body: T,
