@@ -13,16 +13,23 @@ mod invariants;
 mod net;
 mod node;
 mod place;
+mod pulse;
 mod settle;
 mod trace;
 mod watchers;
 mod world;
 
-use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    panic,
+    sync::{Arc, Once, mpsc},
+    time::Duration,
+};
 
 use tokio::runtime::{Builder, RngSeed};
 
-use self::world::Sim;
+use self::{pulse::Progress, world::Sim};
 pub use world::Violation;
 
 /// Which run.
@@ -47,6 +54,8 @@ pub struct Report {
     pub hash: u64,
     /// The law that was broken.
     pub violation: Option<Violation>,
+    /// The most polls of tasks at one virtual instant.
+    pub busiest: u64,
     /// How often each kind of event happened.
     pub counts: BTreeMap<&'static str, u64>,
     /// The newest steps, one a line.
@@ -85,7 +94,12 @@ fn panicked() -> Option<String> {
 /// Threads that run simulations have this name.
 const THREAD: &str = "sim";
 
-/// Runs one seed, on a thread of its own.
+/// How often it is looked whether a run goes on, in real time, and how many looks in a row may find that it does not: far
+/// more than a crowded machine makes a thread wait.
+const LOOK: Duration = Duration::from_secs(1);
+const STALLED_MAX: u32 = 120;
+
+/// Runs one seed, on a thread of its own. A thread that hangs in one task is given up, and reported.
 ///
 /// # Panics
 /// When the machine gives no thread.
@@ -93,20 +107,57 @@ const THREAD: &str = "sim";
 pub fn run(plan: Plan) -> Report {
     watch_for_panics();
     let thread = std::thread::Builder::new().name(THREAD.to_owned());
-    let run = thread.spawn(move || run_here(plan)).expect("a thread can be had");
-    run.join().expect("the run itself does not panic")
+    let progress = Arc::new(Progress::default());
+    let (until, over) = mpsc::sync_channel::<()>(0);
+    let seen = Arc::clone(&progress);
+    let run = thread.spawn(move || {
+        let _until = until;
+        run_here(plan, progress)
+    });
+    let run = run.expect("a thread can be had");
+    let (mut polls, mut stalled) = (0, 0);
+    loop {
+        if over.recv_timeout(LOOK) != Err(mpsc::RecvTimeoutError::Timeout) {
+            return run.join().expect("the run itself does not panic");
+        }
+        let before = std::mem::replace(&mut polls, seen.polls());
+        stalled = if polls == before { stalled + 1 } else { 0 };
+        if stalled == STALLED_MAX {
+            return hung(plan, &seen);
+        }
+    }
 }
 
-fn run_here(plan: Plan) -> Report {
+fn hung(plan: Plan, progress: &Progress) -> Report {
+    Report {
+        seed: plan.seed,
+        steps: 0,
+        virtual_ms: 0,
+        hash: 0,
+        violation: Some(Violation {
+            invariant: "every poll of a task returns".to_owned(),
+            expected: format!("within {} s", LOOK.as_secs() * u64::from(STALLED_MAX)),
+            found: format!("the task of {} does not", progress.task()),
+        }),
+        busiest: 0,
+        counts: BTreeMap::new(),
+        shown: String::new(),
+    }
+}
+
+fn run_here(plan: Plan, progress: Arc<Progress>) -> Report {
     fastrand::seed(plan.seed);
     panicked();
+    pulse::begin(progress);
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .rng_seed(RngSeed::from_bytes(&plan.seed.to_le_bytes()))
+        .on_before_task_poll(|task| pulse::polled(task.spawned_at()))
         .build()
         .expect("a runtime without a driver can be made");
-    let (report, sim) = runtime.block_on(Box::pin(live(plan)));
+    let (mut report, sim) = runtime.block_on(Box::pin(live(plan)));
+    report.busiest = pulse::end();
     drop(runtime);
     // The nodes hold their world, and the world its nodes.
     sim.forget();
@@ -117,13 +168,20 @@ async fn live(plan: Plan) -> (Report, Sim) {
     let regions = if fastrand::u8(..3) == 0 { 3 } else { 2 };
     let snapshot_every = fastrand::u64(20..150);
     let sim = Sim::new(regions, snapshot_every);
+    pulse::watch(&sim);
     sim.spawn(look(sim.clone()));
-    settle::found(&sim).await;
-    sim.allow(plan.steps);
-    clients::start(&sim);
-    watchers::start(&sim);
-    sim.spawn(faults::run(sim.clone()));
-    sim.over().await;
+    tokio::select! {
+        biased; // a law that is broken outranks
+        () = sim.over() => {}
+        () = settle::found(&sim) => {}
+    }
+    if sim.violation().is_none() {
+        sim.allow(plan.steps);
+        clients::start(&sim);
+        watchers::start(&sim);
+        sim.spawn(faults::run(sim.clone()));
+        sim.over().await;
+    }
     if sim.violation().is_none() {
         heal::heal(&sim).await;
     }
@@ -133,6 +191,7 @@ async fn live(plan: Plan) -> (Report, Sim) {
         virtual_ms: sim.now_ms(),
         hash: sim.hash(),
         violation: sim.violation(),
+        busiest: 0,
         counts: sim.counts(),
         shown: sim.shown(),
     };

@@ -36,6 +36,7 @@ struct Known {
 
 impl Life {
     /// Starts a task; what it spawns belongs to this life as well. Over = it never runs.
+    #[track_caller]
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
@@ -65,6 +66,7 @@ impl Life {
 }
 
 /// Starts a task, in the life of the one that calls if it has one.
+#[track_caller]
 pub fn spawn<F>(task: F) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,

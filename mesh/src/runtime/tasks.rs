@@ -59,6 +59,7 @@ impl Tasks {
     }
 
     /// Starts a task.
+    #[track_caller]
     pub fn spawn(&self, name: &'static str, on_exit: OnExit, task: impl Future<Output = ()> + Send + 'static) {
         let (stop, failure) = (self.stop.clone(), Arc::clone(&self.failure));
         let task = self.tracker.track_future(async move {

@@ -14,6 +14,9 @@ use std::{
 use mesh::runtime::clock;
 use tests::sim::{Plan, Report, run};
 
+/// A long run shows that it goes on whenever so many seeds are done.
+const SAID_EVERY: u64 = 100;
+
 struct Options {
     seed: u64,
     seeds: u64,
@@ -105,13 +108,17 @@ pub(crate) fn main() -> ExitCode {
                     virtual_ms.fetch_add(report.virtual_ms, Ordering::Relaxed);
                     if options.seeds == 1 {
                         println!(
-                            "seed {seed}: {} steps, hash {:016x}, {:?}",
-                            report.steps, report.hash, report.counts
+                            "seed {seed}: {} steps, hash {:016x}, {} polls at the busiest instant, {:?}",
+                            report.steps, report.hash, report.busiest, report.counts
                         );
                     }
                     if report.violation.is_some() {
                         show(&report, options.steps);
                         broken.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
+                    }
+                    if (number + 1) % SAID_EVERY == 0 {
+                        let broken = broken.lock().unwrap_or_else(PoisonError::into_inner).len();
+                        println!("{} seeds so far, {broken} broken", number + 1);
                     }
                 }
             });

@@ -110,6 +110,7 @@ impl Sim {
     }
 
     /// A task outside of every node's life.
+    #[track_caller]
     #[expect(
         clippy::disallowed_methods,
         reason = "these are not a process' tasks; they end with the run"
