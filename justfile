@@ -8,6 +8,7 @@ verify:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --quiet -- -D warnings
     cargo test --workspace --quiet
+    "${CARGO_TARGET_DIR:-target}/debug/sim" --minutes 2 --steps 20000
     if command -v cargo-deny >/dev/null; then cargo deny --log-level error check bans licenses sources; fi
 
 # Formats, and mends what clippy can mend.
