@@ -221,8 +221,13 @@ impl Core {
                 return Err(Error::NotCaughtUp { node: id, lag, waited }.into());
             }
             tokio::select! {
-                // An end of the watch is an end of the process, which the next look sees.
-                _ = metrics.changed() => tokio::task::yield_now().await,
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        // What it showed last stays, also that this node leads: Raft has ended.
+                        return Err(Error::Unavailable(propose::Error::Stopped).into());
+                    }
+                    tokio::task::yield_now().await;
+                }
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
