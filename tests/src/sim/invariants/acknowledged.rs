@@ -100,7 +100,9 @@ impl Writes {
         }
         let newest = self.newest.entry(region).or_default();
         *newest = (*newest).max(revision);
-        self.register(region, id).acknowledged = (written, revision);
+        let register = self.register(region, id);
+        register.acknowledged = (written, revision);
+        let unknown = register.unknown.clone();
         let Some(state) = chronicle.at(Revision(revision)) else {
             if chronicle.newest().is_none_or(|(newest, _)| newest < revision) {
                 let found = format_args!("revision {revision} was acknowledged and nobody has applied it").to_string();
@@ -109,7 +111,8 @@ impl Writes {
             return Ok(());
         };
         let held = version(state, id);
-        if held < written {
+        // One of which nobody knew whether it comes may come in the same entry, behind this one.
+        if held < written && !unknown.contains(&held) {
             let found = format!("{id} has version {held} at revision {revision}");
             return Err(broken(LOST, format_args!("version {written} of {id}"), found));
         }
