@@ -227,11 +227,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
+    /// A leader that starts again is a follower until it is elected anew, in a later term: its followers may hold entries of
+    /// its last term that it was still flushing, and whatever it wrote in that term now would have the same ids.
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         let bytes = self.disk.run(|engine| engine.get(Space::Meta, VOTE)).await;
         let bytes = bytes.map_err(|error| read_failed(&error))?;
         let decoded = bytes.map(|bytes| decode("vote", &bytes)).transpose();
-        let vote = decoded.map_err(|error| read_failed(&error))?;
+        let mut vote: Option<Vote> = decoded.map_err(|error| read_failed(&error))?;
+        if let Some(vote) = &mut vote {
+            vote.committed &= vote.leader_id.node_id != self.me;
+        }
         self.known().vote = vote;
         Ok(vote)
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use mesh::{ops::Metrics, runtime::Tasks};
-use openraft::testing::{StoreBuilder, Suite};
+use openraft::{
+    storage::RaftLogStorage,
+    testing::{StoreBuilder, Suite},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
         snapshot::{self, Shelf, SnapshotError},
         state_machine::{StateMachine, header},
         storage::Storage,
-        type_config::{Membership, StorageError, TypeConfig},
+        type_config::{Membership, StorageError, TypeConfig, Vote},
     },
     watch::NoPublish,
 };
@@ -42,6 +45,17 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, Guard> for Builder {
 #[test]
 fn openrafts_own_suite_passes() {
     Suite::test_all(Builder).unwrap();
+}
+
+/// Followers may hold entries of its last term that it was still flushing: in that term it must write no others.
+#[tokio::test]
+async fn a_leader_that_starts_again_has_to_be_elected_again() {
+    let (_guard, mut log, _) = Builder.build().await.unwrap();
+    log.save_vote(&Vote::new_committed(3, 1)).await.unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 1)));
+    let others = Vote::new_committed(4, 2);
+    log.save_vote(&others).await.unwrap();
+    assert_eq!(log.read_vote().await.unwrap(), Some(others));
 }
 
 #[test]
