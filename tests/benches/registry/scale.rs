@@ -37,6 +37,8 @@ use crate::{
     report::{Bar, Report, quantile},
 };
 
+/// What loading took for a moment (entries on their way, a snapshot) is given back within this.
+const SETTLED: Duration = Duration::from_secs(30);
 const SERVICES: usize = 5000;
 const USED: usize = 10;
 /// Agents whose streams stay open and change; each ten times a second.
@@ -62,15 +64,12 @@ pub(crate) async fn run(args: &Args, dir: &Path, report: &mut Report) -> anyhow:
         .map_err(anyhow::Error::msg)?;
     let began = clock::now();
     register(args, &lab.regions[0]).await?;
-    println!(
-        "registered {} endpoints in {:.1} s",
-        args.endpoints,
-        began.elapsed().as_secs_f64()
-    );
+    println!("registered {} endpoints in {:.1?}", args.endpoints, began.elapsed());
     offer(&lab.regions[0]).await?;
     knows(&lab.regions[1], args.endpoints).await?;
     resync(args, &lab, report).await?;
     let proxy = Proxy::start(args, &lab.regions[2], dir).await?;
+    tokio::time::sleep(SETTLED).await;
     weigh(&lab, &proxy, "after loading", report)?;
     churn(args, &lab, report).await?;
     weigh(&lab, &proxy, "after the churn", report)?;
@@ -233,11 +232,11 @@ impl Proxy {
 }
 
 fn weigh(lab: &Lab, proxy: &Proxy, when: &str, report: &mut Report) -> anyhow::Result<()> {
-    let nodes = lab
-        .regions
-        .iter()
-        .map(|region| process::resident_mb(region.nodes[0].process.pid()));
-    let nodes = nodes.collect::<anyhow::Result<Vec<_>>>()?;
+    let mut nodes = Vec::new();
+    for region in &lab.regions {
+        nodes.push(process::resident_mb(region.nodes[0].process.pid())?);
+    }
+    println!("{when}: nodes of {} regions have {nodes:.0?} MB", nodes.len());
     let largest = nodes.iter().copied().fold(0.0, f64::max);
     report.alone(
         &format!("memory of a registry node {when}"),
