@@ -24,9 +24,10 @@ demo *ARGS:
 linear *ARGS:
     cargo run --release -p tests --bin linear -- {{ARGS}}
 
-# Fuzzes one parser of outside bytes; the targets are listed in tests/src/fuzz.rs.
+# Fuzzes one parser of outside bytes; the targets are listed in tests/src/fuzz.rs. The fuzzer sets flags, which hide those of
+# .cargo/config.toml: so they stand here.
 fuzz TARGET SECONDS="60":
-    cargo fuzz run --fuzz-dir tests/fuzz -s none {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=65536 -timeout=10
+    RUSTFLAGS="--cfg tokio_unstable" cargo fuzz run --fuzz-dir tests/fuzz -s none {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=65536 -timeout=10
 
 # Runs seeds of the simulation: `just sim --seeds 1000`, `just sim --minutes 5`, `just sim --seed 7`.
 sim *ARGS:
