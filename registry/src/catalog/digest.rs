@@ -150,12 +150,11 @@ impl Refused {
     }
 }
 
-/// A record's share in a sum.
-pub(super) fn hash(key: &RecordKey, value: &[u8]) -> u128 {
-    let key = key.encode();
+/// A record's share in a sum, by its encoded key.
+fn hash(key: &[u8], value: &[u8]) -> u128 {
     let mut hasher = Sha256::new();
     hasher.update(u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
-    hasher.update(&key);
+    hasher.update(key);
     hasher.update(value);
     let mut half = [0; 16];
     half.copy_from_slice(&hasher.finalize()[..16]);
@@ -164,7 +163,7 @@ pub(super) fn hash(key: &RecordKey, value: &[u8]) -> u128 {
 
 /// That of a record that travels as it is kept.
 pub(super) fn of<T: Serialize>(key: &RecordKey, record: &T) -> u128 {
-    value(Vec::new(), record).map_or(0, |value| hash(key, &value))
+    value(Vec::new(), record).map_or(0, |value| hash(&key.encode(), &value))
 }
 
 /// A definition as it travels: it has the age of its export, and whether it is empty is not told.
@@ -262,7 +261,8 @@ impl Digests {
             room.give_back(was, is);
             return;
         }
-        let sum = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| hash(key, value));
+        let encoded = key.encode();
+        let sum = |value: &Option<Vec<u8>>| value.as_ref().map_or(0, |value| hash(&encoded, value));
         let (old, new) = (sum(&was), sum(&is));
         room.give_back(was, is);
         self.all = self.all.wrapping_add(new.wrapping_sub(old));
