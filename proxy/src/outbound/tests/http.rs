@@ -161,21 +161,31 @@ async fn http2_with_prior_knowledge_carries_streams_and_trailers() {
     world.tasks.stop().order();
 }
 
+/// What the one proxy of a tenant may spend.
+fn share(rate: f64, burst: f64) -> TenantShare {
+    TenantShare {
+        tenant: TenantId::parse("acme").unwrap(),
+        namespaces: [Namespace::parse("shop").unwrap()].into(),
+        rate,
+        burst,
+        proxies: 1,
+        epoch: 0,
+        least: rate,
+        least_since: 0,
+        floor: 0.0,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_that_nobody_confirms_is_worth_its_floor() {
     let mut world = World::new();
     let application = world.application("near").await;
     let _workload = world.workload("ep-1", "pay.shop", "eu", application);
     world.resources.push(Resource::Share(TenantShare {
-        tenant: TenantId::parse("acme").unwrap(),
-        namespaces: [Namespace::parse("shop").unwrap()].into(),
-        rate: 1e6,
-        burst: 1e6,
-        proxies: 1,
         epoch: 7,
-        least: 1e6,
         least_since: 7,
         floor: 0.001,
+        ..share(1e6, 1e6)
     }));
     let caller = world.caller(World::settings());
     for _ in 0..3 {
@@ -189,17 +199,7 @@ async fn a_tenant_over_its_share_is_told_when_to_come_again() {
     let mut world = World::new();
     let application = world.application("near").await;
     let _workload = world.workload("ep-1", "pay.shop", "eu", application);
-    world.resources.push(Resource::Share(TenantShare {
-        tenant: TenantId::parse("acme").unwrap(),
-        namespaces: [Namespace::parse("shop").unwrap()].into(),
-        rate: 0.2,
-        burst: 3.0,
-        proxies: 1,
-        epoch: 0,
-        least: 0.2,
-        least_since: 0,
-        floor: 0.0,
-    }));
+    world.resources.push(Resource::Share(share(0.2, 3.0)));
     let caller = world.caller(World::settings());
     let mut statuses = Vec::new();
     for _ in 0..5 {
