@@ -22,6 +22,7 @@ use tokio::{
     time::Instant,
 };
 use tonic::Status;
+use tracing::debug;
 
 use super::{
     Shared,
@@ -83,6 +84,10 @@ struct Met {
     theirs: Option<Held>,
     /// What the peer takes; none when it wants no digests.
     takes: Option<ImportPolicy>,
+    /// What is taken of the peer, as it was told.
+    taken: ImportPolicy,
+    /// Where this region's nodes are, as the peer was told.
+    addresses: Vec<String>,
 }
 
 impl From<WireError> for SessionError {
@@ -122,7 +127,7 @@ impl Session {
         let state = self.shared.hub.state();
         let peer = state.peer(&self.peer).ok_or(SessionError::PeerRemoved)?;
         let card = export::card(&state, self.shared.home.addresses()).ok_or(SessionError::PeerRemoved)?;
-        let (held, own) = (peer.held, card.incarnation);
+        let (held, own, addresses) = (peer.held, card.incarnation, card.addresses.clone());
         let hello = Hello {
             card: Some(card.into()),
             held: held.map(Into::into),
@@ -148,7 +153,13 @@ impl Session {
             self.place.acknowledged(theirs.revision);
         }
         let takes = hello.takes.as_ref().map(compare::policy).transpose()?;
-        Ok(Met { held, theirs, takes })
+        Ok(Met {
+            held,
+            theirs,
+            takes,
+            taken: peer.record.import.clone(),
+            addresses,
+        })
     }
 
     /// Keeps where the peer's nodes are, and which life its catalogue is in. Its anchors come as an import only.
@@ -183,19 +194,22 @@ impl Session {
         let (acks, acked) = watch::channel(Held::default());
         let began = clock::now();
         let (digests, shown) = watch::channel(None);
+        let (cards, moved) = watch::channel(None);
         let said = Said {
             updates,
             acks,
             digests,
+            cards,
             began,
         };
         let ended: Result<(), SessionError> = tokio::select! {
             () = self.place.stop.ordered() => Err(SessionError::Stopped),
             ended = self.hear(incoming, out, said) => ended,
             ended = self.export(out, &met, acked) => ended,
-            ended = self.import(out, met.held, imports, shown) => ended,
-            ended = ping(out, began) => ended,
-            ended = self.mind() => ended,
+            ended = self.import(out, &met, imports, shown) => ended,
+            ended = self.follow(moved) => ended,
+            ended = self.ping(out, began, met.addresses.clone()) => ended,
+            ended = self.mind(&met.taken) => ended,
         };
         ended.err().unwrap_or(SessionError::Closed)
     }
@@ -204,7 +218,7 @@ impl Session {
     where
         S: Stream<Item = Result<PeerMessage, Status>> + Unpin + Send,
     {
-        let mut open: Option<pb::Update> = None;
+        let mut open: Option<Update> = None;
         loop {
             let message = tokio::time::timeout(SILENCE_MAX, incoming.next()).await;
             let message = message.map_err(|_| SessionError::Silent(SILENCE_MAX))?;
@@ -213,7 +227,6 @@ impl Session {
             match message.kind {
                 Some(Kind::Update(chunk)) => {
                     if let Some(update) = joined(&mut open, chunk)? {
-                        let update = Update::try_from(update)?;
                         said.updates
                             .try_send(update)
                             .map_err(|_| SessionError::Protocol("an update before the last was acknowledged".into()))?;
@@ -241,6 +254,9 @@ impl Session {
                 }
                 Some(Kind::Digest(digest)) => {
                     said.digests.send_replace(Some(Shown::try_from(digest)?));
+                }
+                Some(Kind::Card(card)) => {
+                    said.cards.send_replace(Some(Card::try_from(card)?));
                 }
                 Some(Kind::Hello(_)) => return Err(SessionError::Protocol("a second hello".into())),
                 // A newer version's message: nothing that this one could do.
@@ -305,26 +321,65 @@ impl Session {
         }
     }
 
+    /// Keeps where the peer's nodes have gone while the stream stands: once it breaks, nobody could say.
+    async fn follow(&self, mut moved: watch::Receiver<Option<Card>>) -> Result<(), SessionError> {
+        loop {
+            moved.changed().await.map_err(|_| SessionError::Closed)?;
+            let card = moved.borrow_and_update().clone();
+            let known = self.shared.hub.state().peer(&self.peer).map(|peer| peer.record.clone());
+            let (Some(card), Some(known)) = (card, known) else {
+                continue;
+            };
+            match self.note_card(&known, card).await {
+                // The next hello tells it again; the stream has another purpose.
+                Err(SessionError::Commit(error)) => debug!(peer = %self.peer, %error, "addresses were not committed"),
+                noted => noted?,
+            }
+        }
+    }
+
+    /// Asks for a sign of life, and says where this region's nodes are when that has changed.
+    async fn ping(
+        &self,
+        out: &mpsc::Sender<PeerMessage>,
+        began: Instant,
+        mut told: Vec<String>,
+    ) -> Result<(), SessionError> {
+        let mut tick = tokio::time::interval(PING_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let sent_at_us = micros_since(began);
+            let ping = Ping {
+                sent_at_us,
+                answered_at_ms: 0,
+            };
+            send(out, Kind::Ping(ping)).await?;
+            let addresses = self.shared.home.addresses();
+            if addresses != told
+                && let Some(card) = export::card(&self.shared.hub.state(), addresses.clone())
+            {
+                send(out, Kind::Card(card.into())).await?;
+                told = addresses;
+            }
+        }
+    }
+
     /// Ends the stream when its reason is gone: the peer, what it was asked for, or this node's leadership.
-    async fn mind(&self) -> Result<(), SessionError> {
+    async fn mind(&self, taken: &ImportPolicy) -> Result<(), SessionError> {
         let mut moments = self.shared.hub.moments();
         let mut leader = self.shared.home.leader_changed();
-        let import = |state: &crate::catalog::State| Some(state.peer(&self.peer)?.record.import.clone());
-        let began = import(&moments.borrow_and_update().state);
         let mut was_held = false;
         loop {
             if !self.shared.home.is_leader() {
                 return Err(SessionError::NotLeader);
             }
             let state = Arc::clone(&moments.borrow_and_update().state);
-            let current = import(&state);
-            if current.is_none() {
-                return Err(SessionError::PeerRemoved);
-            }
-            if current != began {
+            let peer = state.peer(&self.peer).ok_or(SessionError::PeerRemoved)?;
+            if peer.record.import != *taken {
                 return Err(SessionError::PolicyChanged);
             }
-            let is_held = state.peer(&self.peer).is_some_and(|peer| peer.held.is_some());
+            let is_held = peer.held.is_some();
             if was_held && !is_held {
                 return Err(SessionError::Repair);
             }
@@ -342,13 +397,15 @@ struct Said {
     updates: mpsc::Sender<Update>,
     acks: watch::Sender<Held>,
     digests: watch::Sender<Option<Shown>>,
+    cards: watch::Sender<Option<Card>>,
     /// When the stream began, from which pings count.
     began: Instant,
 }
 
 /// Puts chunks together; gives the whole at the last one.
-fn joined(open: &mut Option<pb::Update>, chunk: pb::Update) -> Result<Option<pb::Update>, SessionError> {
+fn joined(open: &mut Option<Update>, chunk: pb::Update) -> Result<Option<Update>, SessionError> {
     let more = chunk.more;
+    let chunk = Update::try_from(chunk)?;
     let whole = match open.take() {
         None => chunk,
         Some(mut whole) => {
@@ -369,20 +426,6 @@ fn joined(open: &mut Option<pb::Update>, chunk: pb::Update) -> Result<Option<pb:
         return Ok(None);
     }
     Ok(Some(whole))
-}
-
-async fn ping(out: &mpsc::Sender<PeerMessage>, began: Instant) -> Result<(), SessionError> {
-    let mut tick = tokio::time::interval(PING_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let sent_at_us = micros_since(began);
-        let ping = Ping {
-            sent_at_us,
-            answered_at_ms: 0,
-        };
-        send(out, Kind::Ping(ping)).await?;
-    }
 }
 
 /// Monotonic, since the stream began.

@@ -45,6 +45,8 @@ struct Alone {
     leads: AtomicBool,
     leader: watch::Sender<Option<NodeId>>,
     address: String,
+    /// Of nodes that came later.
+    more_addresses: Mutex<Vec<String>>,
     leader_address: Mutex<Option<String>>,
     clock: Clock,
 }
@@ -88,7 +90,9 @@ impl Home for Alone {
     }
 
     fn addresses(&self) -> Vec<String> {
-        vec![self.address.clone()]
+        let mut addresses = vec![self.address.clone()];
+        addresses.extend(self.more_addresses.lock().unwrap().clone());
+        addresses
     }
 
     fn leader_address(&self) -> Option<String> {
@@ -134,6 +138,7 @@ impl Region {
             leads: AtomicBool::new(true),
             leader: watch::Sender::new(None),
             address: listener.local_addr().unwrap().to_string(),
+            more_addresses: Mutex::default(),
             leader_address: Mutex::default(),
             clock: Clock::system(),
         });

@@ -29,24 +29,29 @@ impl Transaction<'_> {
             return Err(Refusal::Conflict(text));
         }
         let before = self.state.peers.get(region).cloned();
-        if let Some(before) = &before
-            && before.record.bundle.trust_domain() != domain
-        {
-            // Another trust domain is another region of the same name: nothing of the old one may stay.
-            self.remove_imports(region);
-            self.remove_bundle(before.record.bundle.trust_domain());
+        let mut record = record.clone();
+        let mut is_same = false;
+        if let Some(before) = before.as_deref().map(|before| &before.record) {
+            if before.bundle.trust_domain() == domain {
+                is_same = before.incarnation == record.incarnation;
+                // Whoever proposed it may have looked before the newest command: what is taken changes by its own command,
+                // and anchors of one life never go back.
+                record.import = before.import.clone();
+                if is_same && before.bundle.sequence() > record.bundle.sequence() {
+                    record.bundle = before.bundle.clone();
+                }
+            } else {
+                // Another trust domain is another region of the same name: nothing of the old one may stay.
+                self.remove_imports(region);
+                self.remove_bundle(before.bundle.trust_domain());
+            }
         }
-        let is_same = before.as_ref().is_some_and(|before| {
-            before.record.incarnation == record.incarnation
-                && before.record.import == record.import
-                && before.record.bundle.trust_domain() == domain
-        });
         let peer = Peer {
-            record: record.clone(),
+            record,
             held: before.as_ref().filter(|_| is_same).and_then(|before| before.held),
             dropped: before.map_or(0, |before| before.dropped),
         };
-        self.put_bundle(record.bundle.clone());
+        self.put_bundle(peer.record.bundle.clone());
         self.remove_unwanted(&peer);
         if !self.state.regions.contains_key(region) {
             self.put_status(RegionStatus {

@@ -198,6 +198,40 @@ fn a_peer_has_a_name_and_a_trust_domain_of_its_own() {
 }
 
 #[test]
+fn a_record_that_was_looked_up_before_the_newest_command_undoes_nothing() {
+    let mut world = with_peers();
+    // What a stream read of its peer, before an operator and an import came between.
+    let mut old = peer("us");
+    old.addresses = vec!["moved.test:15016".into()];
+    let policy = ImportPolicy::Services([id("pay.shop")].into());
+    world.run(Command::PutImportPolicy {
+        peer: region("us"),
+        policy: policy.clone(),
+    });
+    world.run(import(
+        "us",
+        ImportSet {
+            bundles: vec![bundle("us", 7)],
+            ..us_pay(1)
+        },
+    ));
+    let kept = |world: &World| {
+        let peer = world.state.peer(&region("us")).unwrap();
+        let sequence = world.state.bundles[&domain("us")].sequence();
+        (peer.record.import.clone(), peer.record.bundle.sequence(), sequence)
+    };
+    assert_eq!(world.run(Command::PutPeer(old.clone())), Reply::Done);
+    assert_eq!(kept(&world), (policy.clone(), 7, 7));
+    let peer = world.state.peer(&region("us")).unwrap();
+    assert_eq!((&peer.record.addresses, peer.held.is_some()), (&old.addresses, true));
+    // Another life's anchors are taken as they are.
+    old.incarnation = mesh::model::Incarnation(old.incarnation.0 + 1);
+    world.run(Command::PutPeer(old.clone()));
+    let sequence = old.bundle.sequence();
+    assert_eq!(kept(&world), (policy, sequence, sequence));
+}
+
+#[test]
 fn a_peers_newer_bundle_is_taken_and_an_older_one_is_not() {
     let mut world = with_peers();
     for (sequence, kept) in [(3, 3), (2, 3), (4, 4)] {

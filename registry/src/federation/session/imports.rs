@@ -2,14 +2,14 @@
 
 use futures_util::{StreamExt, stream};
 use mesh::{
-    model::{Held, Key, Update},
+    model::{Held, ImportPolicy, Key, Update},
     runtime::clock,
 };
 use proto::federation::v1::{PeerMessage, peer_message::Kind};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info};
 
-use super::{Session, SessionError, send};
+use super::{Met, Session, SessionError, send};
 use crate::{
     catalog::{Command, Finding, ImportSet, Subject},
     federation::{
@@ -27,11 +27,12 @@ impl Session {
     pub(super) async fn import(
         &self,
         out: &mpsc::Sender<PeerMessage>,
-        mut committed: Option<Held>,
+        met: &Met,
         mut updates: mpsc::Receiver<Update>,
         mut shown: watch::Receiver<Option<Shown>>,
     ) -> Result<(), SessionError> {
         // Where the peer's records are held, which the catalogue says only now and then while nothing visible changes.
+        let mut committed = met.held;
         let mut position = committed;
         loop {
             tokio::select! {
@@ -54,7 +55,7 @@ impl Session {
             }
             let newest = shown.borrow_and_update().clone();
             if let Some(shown) = newest.filter(|shown| Some(shown.held) == position) {
-                self.compare(&shown).await?;
+                self.compare(&shown, &met.taken).await?;
             }
         }
     }
@@ -91,8 +92,13 @@ impl Session {
     }
 
     /// Compares what is held with what the peer shows at the same position; keeps what is found.
-    async fn compare(&self, shown: &Shown) -> Result<(), SessionError> {
+    async fn compare(&self, shown: &Shown, taken: &ImportPolicy) -> Result<(), SessionError> {
         let state = self.shared.hub.state();
+        let peer = state.peer(&self.peer).ok_or(SessionError::PeerRemoved)?;
+        if peer.record.import != *taken || peer.held.is_none() {
+            // Ordered a moment ago; the stream ends over it.
+            return Ok(());
+        }
         let Some(held) = state.held_of(&self.peer) else {
             return Ok(());
         };

@@ -246,6 +246,13 @@ async fn a_peer_that_moved_says_so_itself() {
         };
         here.sees("the newest card", knows).await;
     }
+    // The same stream says it when nodes come or go: once it breaks, nobody could.
+    *eu.home.more_addresses.lock().unwrap() = vec!["eu-2.test:15016".to_owned()];
+    us.sees("the address of the new node", |state| {
+        let addresses = state.peer(&eu.name).map(|peer| peer.record.addresses.clone());
+        addresses == Some(vec![eu.home.address.clone(), "eu-2.test:15016".to_owned()])
+    })
+    .await;
 }
 
 #[tokio::test]

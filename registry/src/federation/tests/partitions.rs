@@ -200,6 +200,7 @@ impl Side {
             leads: AtomicBool::new(true),
             leader: watch::Sender::new(None),
             address: format!("{name}.test:15016"),
+            more_addresses: Mutex::default(),
             leader_address: Mutex::default(),
             clock: clock.clone(),
         });
