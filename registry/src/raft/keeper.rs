@@ -17,8 +17,9 @@ use tracing::{error, info, warn};
 use super::core::Core;
 use crate::catalog::LEVEL;
 
-/// A removed node ends after this: the answer that it was removed may have to leave first.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// A removed node ends after this: the answer that it was removed may have to leave first, and whoever gave it up while it
+/// joined may add it again.
+pub(super) const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the room on the disk is looked at and the gauges are set.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Longer than an election, shorter than an operator's patience.
@@ -78,9 +79,7 @@ impl Keeper {
                 () = stop.ordered() => false,
                 changed = metrics.changed() => changed.is_ok() && self.follow(),
                 _ = async { removed.wait_for(|removed| *removed).await.is_ok() } => {
-                    error!(node = self.core.id(), "this node was removed from the region; it stops. Its data directory can be deleted");
-                    tokio::time::sleep(FAREWELL).await;
-                    false
+                    self.leave().await
                 }
                 _ = look.tick() => {
                     self.look();
@@ -96,6 +95,25 @@ impl Keeper {
         let _ = self.core.raft.shutdown().await;
         self.core.log_lane.close().await;
         self.core.disk.close().await;
+    }
+
+    /// Waits a moment before the end of a removed node. True = it was added again meanwhile, and goes on: it may vote already.
+    async fn leave(&self) -> bool {
+        let members = || self.core.applied.load().membership.clone();
+        let known = members().log_id().map(|log_id| log_id.index);
+        error!(
+            node = self.core.id(),
+            "this node was removed from the region; it stops. Its data directory can be deleted"
+        );
+        tokio::time::sleep(FAREWELL).await;
+        let newest = members();
+        let is_newer = newest.log_id().map(|log_id| log_id.index) > known;
+        let is_back = is_newer && newest.membership().get_node(&self.core.id()).is_some();
+        if is_back {
+            info!(node = self.core.id(), "this node was added again; it goes on");
+            self.core.peers.removed().send_replace(false);
+        }
+        is_back
     }
 
     /// False = Raft has failed.

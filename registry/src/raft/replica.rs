@@ -418,6 +418,10 @@ impl Replica {
             if let Tried::Done(done) = tried {
                 return done;
             }
+            if self.core.metrics.has_changed().is_err() {
+                // Raft has ended: there is no leader to wait for.
+                return Err(propose::Error::Stopped.into());
+            }
             if begun.elapsed() > PATIENCE {
                 let (waited, majority) = (begun.elapsed(), self.core.majority());
                 return Err(propose::Error::NoLeader { waited, majority }.into());

@@ -12,7 +12,7 @@ use mesh::{
 use super::world::{World, allocate, eventually};
 use crate::{
     catalog::{Command, LEVEL},
-    raft::{Error, Node, Replica, membership, propose},
+    raft::{Error, Node, Replica, keeper::FAREWELL, membership, propose},
     watch::NoPublish,
 };
 
@@ -109,6 +109,50 @@ async fn a_dead_node_is_removed_once_its_replacement_votes() {
     })
     .await;
     allocate(&world.replica(4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_added_again_before_it_has_left_stays() {
+    let world = World::three().await;
+    let leader = world.leader().await;
+    let gone = leader % 3 + 1;
+    let (here, there) = (world.replica(leader), world.replica(gone));
+    here.remove_node(NodeId(gone)).await.unwrap();
+    let noticed = tokio::time::timeout(Duration::from_secs(30), there.removed()).await;
+    noticed.expect("it learns that it was removed, and says good-bye");
+    here.add_node(NodeId(gone), world.node(gone)).await.unwrap();
+    // By then one that leaves is gone.
+    tokio::time::sleep(FAREWELL * 2).await;
+    there.linearize().await.expect("it goes on");
+    assert!(there.votes());
+    allocate(&there).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_adds_a_node_hears_when_this_one_has_ended() {
+    let mut world = World::single().await;
+    let silent = Node {
+        raft_address: "127.0.0.1:1".into(),
+        ..Node::default()
+    };
+    let replica = world.replica(1);
+    let adding = async {
+        let refused = replica.add_node(NodeId(9), silent).await;
+        (refused, clock::now())
+    };
+    let ending = async {
+        eventually("the silent node is a learner", || {
+            replica.nodes().iter().any(|node| node.id.0 == 9).then_some(())
+        })
+        .await;
+        world.stop(1).await;
+        clock::now()
+    };
+    let ((refused, answered), ended) = tokio::join!(adding, ending);
+    assert!(matches!(refused, Err(membership::Error::Unavailable(_))), "{refused:?}");
+    // Sooner than a silent node is given up.
+    let waited = answered.saturating_duration_since(ended);
+    assert!(waited < Duration::from_secs(3), "{waited:?} after the end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
