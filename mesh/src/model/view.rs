@@ -254,6 +254,16 @@ impl View {
         self
     }
 
+    /// The endpoints of a service as a whole: a map that its other holders share.
+    pub fn set_endpoints(&mut self, name: &ServiceName, endpoints: OrdMap<EndpointId, Arc<Endpoint>>) {
+        let is_defined = self.services.get(name).is_some_and(|entry| entry.service.is_some());
+        if is_defined || !endpoints.is_empty() {
+            self.entry(name).endpoints = endpoints;
+        } else {
+            self.services.remove(name);
+        }
+    }
+
     fn entry(&mut self, name: &ServiceName) -> &mut ServiceEntry {
         Arc::make_mut(self.services.entry(name.clone()).or_default())
     }

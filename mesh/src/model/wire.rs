@@ -2,14 +2,14 @@
 
 mod policy;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use proto::registry::v1 as pb;
 use thiserror::Error;
 
 use super::{
     Audience, Endpoint, EndpointState, Gateway, Held, Incarnation, Key, Locality, Port, Resource, Revision, Service,
-    ServiceName, Timestamp, Update,
+    ServiceName, Texts, Timestamp, Update,
 };
 use crate::identity::{Bundle, SpiffeId, TrustDomain};
 
@@ -393,11 +393,22 @@ impl TryFrom<pb::Update> for Update {
     type Error = WireError;
     /// Resources and keys of a kind that a newer version added are skipped: they cannot matter to this one.
     fn try_from(update: pb::Update) -> Result<Self, WireError> {
-        let upserts = update
-            .upserts
-            .into_iter()
-            .filter_map(|resource| resource.kind)
-            .map(TryInto::try_into);
+        let (mut texts, mut last) = (Texts::default(), None);
+        let known = update.upserts.into_iter().filter_map(|resource| resource.kind);
+        let upserts = known.map(|kind| {
+            let mut resource = Resource::try_from(kind)?;
+            // Thousands of endpoints have a few zones, clusters and identities, and follow each other by service.
+            if let Resource::Endpoint(endpoint) = &mut resource
+                && let Some(endpoint) = Arc::get_mut(endpoint)
+            {
+                endpoint.share(&mut texts);
+                match &last {
+                    Some(last) if *last == endpoint.service => endpoint.service.clone_from(last),
+                    _ => last = Some(endpoint.service.clone()),
+                }
+            }
+            Ok::<_, WireError>(resource)
+        });
         let known = update.removed.iter().filter(|key| policy::is_known_kind(key));
         let removed = known.map(|key| Key::parse(key));
         Ok(Self {

@@ -160,6 +160,12 @@ impl State {
         self.endpoints.get(service).into_iter().flat_map(OrdMap::values)
     }
 
+    /// The same as a map that is shared with the catalogue.
+    #[must_use]
+    pub fn endpoint_map(&self, service: &ServiceName) -> OrdMap<EndpointId, Arc<Endpoint>> {
+        self.endpoints.get(service).cloned().unwrap_or_default()
+    }
+
     /// All endpoints.
     pub fn all_endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.values().flat_map(OrdMap::values)

@@ -114,9 +114,9 @@ impl Expiry {
                 present.as_ref().is_some_and(|present| !present.contains(&known.holder))
             }
         };
-        let leases = leases(&replica.state());
+        let state = replica.state();
         self.orphans
-            .due(leases, orphan, times.ttl + times.grace, clock::now().into_std())
+            .due(leases(&state), orphan, times.ttl + times.grace, clock::now().into_std())
     }
 
     async fn report(&self, due: Vec<Term>) {
@@ -182,7 +182,7 @@ fn present(nodes: &[NodeStatus]) -> BTreeSet<NodeId> {
 }
 
 /// All leases that are believed. Those that mass-loss protection holds wait for their agent or an operator.
-fn leases(state: &State) -> Vec<Known> {
+fn leases(state: &State) -> impl Iterator<Item = Known> {
     let workloads = state
         .workloads()
         .filter(|(_, hold)| !hold.unverified)
@@ -203,7 +203,7 @@ fn leases(state: &State) -> Vec<Known> {
             },
             holder: hold.lease.holder,
         });
-    workloads.chain(gateways).collect()
+    workloads.chain(gateways)
 }
 
 /// Whether something has expired that still takes room.

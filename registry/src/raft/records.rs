@@ -28,9 +28,10 @@ pub(crate) const MEMBERSHIP: &[u8] = b"m/membership";
 /// How long changes are gathered: a start applies about so much again.
 const GATHER: Duration = Duration::from_secs(1);
 /// Keys after which they are written sooner.
-const KEYS_DUE: usize = 16 * 1024;
-/// Keys after which applying waits for the database.
-const KEYS_MAX: usize = 16 * KEYS_DUE;
+const KEYS_DUE: usize = 4 * 1024;
+/// Keys after which applying waits for the database: it frees what one batch replaces only after the whole batch, about two
+/// kilobytes a key.
+const KEYS_MAX: usize = 2 * KEYS_DUE;
 
 /// Up to where the records are the catalogue.
 #[derive(Serialize, Deserialize)]

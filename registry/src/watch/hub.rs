@@ -1,9 +1,12 @@
 //! The hub: holds the newest moment of the catalogue for all who watch. One writer, the state machine.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use mesh::{
-    model::{Held, Revision, View},
+    model::{Held, Key, Resource, Revision, View},
     ops::Metrics,
     runtime::{OnExit, Tasks, clock},
     subscribe::{Publisher, Views},
@@ -168,11 +171,30 @@ impl Hub {
     }
 }
 
-/// The view that a moment makes of the one before; none while there is no region.
+/// The view that a moment makes of the one before; none while there is no region. Its endpoints are the catalogue's own maps.
 fn follow(view: &View, moment: &Moment) -> Option<View> {
     let delta = Scope::Everything.delta(moment, view.held());
-    let update = delta.or_else(|| Scope::Everything.snapshot(moment))?;
-    Some(view.updated(update))
+    let mut update = delta.or_else(|| Scope::Everything.snapshot(moment))?;
+    let mut services = BTreeSet::new();
+    update.upserts.retain(|resource| match resource {
+        Resource::Endpoint(endpoint) => {
+            services.insert(endpoint.service.clone());
+            false
+        }
+        _ => true,
+    });
+    update.removed.retain(|key| match key {
+        Key::Endpoint(service, _) => {
+            services.insert(service.clone());
+            false
+        }
+        _ => true,
+    });
+    let mut next = view.updated(update);
+    for service in services {
+        next.set_endpoints(&service, moment.state.endpoint_map(&service));
+    }
+    Some(next)
 }
 
 impl Publish for Hub {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use mesh::{
-    model::{Audience, Held, Incarnation, Key, Resource, Revision, Timestamp, Update},
+    model::{Audience, Held, Incarnation, Key, Resource, Revision, Timestamp, Update, View},
     ops::Metrics,
     runtime::{Stop, Tasks},
 };
@@ -410,11 +410,27 @@ async fn the_local_view_follows() {
     let mut fixture = busy();
     let tasks = Tasks::new(Stop::default());
     let mut views = fixture.hub.local_views(&tasks);
+    let whole = |fixture: &Fixture| {
+        let update = Scope::Everything.snapshot(&fixture.hub.moment()).unwrap();
+        View::default().updated(update)
+    };
     assert!(views.load().service(&id("far.shop")).is_some());
-    fixture.attach("w5", &["cart.shop"]);
+    assert!(*views.load() == whole(&fixture));
+    let epoch = fixture.attach("w5", &["cart.shop"]);
     views.changed().await.unwrap();
     assert!(views.load().service(&id("cart.shop")).is_some());
-    assert_eq!(views.load().held(), fixture.hub.moment().held());
+    assert!(*views.load() == whole(&fixture));
+    fixture.detach("w5", epoch);
+    views.changed().await.unwrap();
+    let cart = views
+        .load()
+        .service(&id("cart.shop"))
+        .map(|(_, entry)| entry.endpoints.len());
+    assert_eq!(cart, Some(0), "the definition stays for a while");
+    fixture.run(Command::RemovePeer(id("us")));
+    fixture.run(Command::Sweep);
+    views.changed().await.unwrap();
+    assert!(*views.load() == whole(&fixture));
     tasks.stop().order();
     tasks.join(Duration::from_secs(1)).await.unwrap();
 }

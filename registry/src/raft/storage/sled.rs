@@ -7,7 +7,10 @@
 //! * A crash while sled writes its own snapshot leaves `snap.*.generating`, on which the next opening fails. So such
 //!   files are deleted first: they are never complete.
 //! * Calls block and may collect garbage for a while. So they are made from a thread of their own: see `disk`.
+//! * Its cache does not keep to its bound by itself: see `bound`.
 //! * After one failed write it has to be opened anew. So room is taken from the disk ahead of its writes.
+
+mod bound;
 
 use std::{
     cell::Cell,
@@ -16,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::bound::Bound;
 use super::{
     directory::{reserve, sync_directory},
     engine::{Each, Engine, EngineError, Space, VALUE_BYTES_MAX, Writes},
@@ -23,8 +27,10 @@ use super::{
 
 /// The largest that sled allows; cannot change once a database exists.
 const SEGMENT_BYTES: usize = 16 << 20;
-/// A bound for sled's page cache; the process holds about twice as much.
+/// A bound for sled's page cache; with what `bound` lets pass the process holds some times as much.
 const CACHE_BYTES: u64 = 8 << 20;
+/// A leaf is split in halves of its sixteen.
+const LEAF_ENTRIES_MIN: usize = 8;
 /// Also drives sled's collection of garbage, which is why it is not switched off although what matters is flushed.
 const FLUSH_EVERY_MS: u64 = 1000;
 /// Room taken ahead of the end of sled's file: two segments.
@@ -36,6 +42,7 @@ pub struct Sled {
     database: sled::Db,
     meta: sled::Tree,
     catalogue: sled::Tree,
+    bound: Bound,
     /// Our own handle of sled's file, for `fdatasync`.
     file: File,
     /// Up to where room was taken.
@@ -66,7 +73,7 @@ impl Sled {
             .open()
             .map_err(failed)?;
         let tree = |name: &str| database.open_tree(name).map_err(failed);
-        let (meta, catalogue) = (tree("meta")?, tree("catalogue")?);
+        let (meta, catalogue, bound) = (tree("meta")?, tree("catalogue")?, Bound::new(tree("bound")?));
         let name = path.join("db");
         let file = File::options()
             .read(true)
@@ -77,6 +84,7 @@ impl Sled {
             path: path.to_owned(),
             meta,
             catalogue,
+            bound,
             file,
             reserved: Cell::new(0),
             database,
@@ -120,8 +128,11 @@ impl Engine for Sled {
     }
 
     fn scan(&self, space: Space, from: &[u8], each: &mut Each<'_>) -> Result<(), EngineError> {
-        for item in self.tree(space).range(from..) {
+        for (number, item) in self.tree(space).range(from..).enumerate() {
             let (key, value) = item.map_err(|error| self.failed(error))?;
+            if number % LEAF_ENTRIES_MIN == 0 {
+                self.bound.touched(1).map_err(|error| self.failed(error))?;
+            }
             if each(&key, &value).is_break() {
                 break;
             }
@@ -131,7 +142,9 @@ impl Engine for Sled {
 
     fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError> {
         let mut batch = sled::Batch::default();
+        let mut records = 0;
         for (key, value) in writes.into_changes() {
+            records += 1;
             match value {
                 Some(value) if value.len() > VALUE_BYTES_MAX + 4096 => {
                     // Room for the entry's own header around commands of the maximal size.
@@ -141,7 +154,9 @@ impl Engine for Sled {
                 None => batch.remove(key),
             }
         }
-        self.tree(space).apply_batch(batch).map_err(|error| self.failed(error))
+        let written = self.tree(space).apply_batch(batch);
+        let within = written.and_then(|()| self.bound.touched(records));
+        within.map_err(|error| self.failed(error))
     }
 
     fn sync(&self) -> Result<(), EngineError> {
