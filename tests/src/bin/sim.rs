@@ -1,5 +1,6 @@
 //! Runs simulations: `sim --seeds 1000 [--seed FIRST] [--steps 100000] [--minutes M] [--threads 2]`. Without `--seeds` and
-//! `--minutes` one seed is run. A law that was broken is printed with what led there and with the command that replays it.
+//! `--minutes` one seed is run. A law that was broken is printed with what led there and with the command that replays it;
+//! `--log registry=info` shows what its nodes say while it replays.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people")]
 
 use std::{
@@ -11,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use mesh::runtime::clock;
+use mesh::{
+    ops::{LogFormat, init_log},
+    runtime::clock,
+};
 use tests::sim::{Plan, Report, run};
 
 /// A long run shows that it goes on whenever so many seeds are done.
@@ -40,6 +44,10 @@ fn options() -> Option<Options> {
     while let Some(name) = arguments.next() {
         if name == "--keep-going" {
             options.keep_going = true;
+            continue;
+        }
+        if name == "--log" {
+            init_log(&arguments.next()?, LogFormat::Text).ok()?;
             continue;
         }
         let value: u64 = arguments.next()?.parse().ok()?;
@@ -83,7 +91,7 @@ fn show(report: &Report, steps: u64) {
 
 pub(crate) fn main() -> ExitCode {
     let Some(options) = options() else {
-        eprintln!("sim [--seed S] [--seeds N | --minutes M] [--steps N] [--threads N] [--keep-going]");
+        eprintln!("sim [--seed S] [--seeds N | --minutes M] [--steps N] [--threads N] [--keep-going] [--log FILTER]");
         return ExitCode::from(2);
     };
     let began = clock::now();

@@ -9,8 +9,14 @@ use super::{disk::Fault, node, place::Place, world::Sim};
 /// How far a clock may be off, either way.
 pub(crate) const SKEW_MAX_MS: i64 = 30_000;
 
+/// A region that is cut off for long: leases of quotas end, and histories that a peer would resume from are forgotten.
+const LONG_CUT_MS: std::ops::Range<u64> = 150_000..300_000;
+
 /// Breaks things until the world is calm.
 pub(crate) async fn run(sim: Sim) {
+    if fastrand::u8(..3) == 0 {
+        sim.spawn(isolate(sim.clone()));
+    }
     loop {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(100..2_500))).await;
         if sim.is_calm() || sim.is_over() {
@@ -111,6 +117,19 @@ async fn cut_regions(sim: Sim, region: u8) {
     tokio::time::sleep(sometimes_short(1_000, 20_000)).await;
     let mut net = sim.net();
     net.cut_regions.retain(|cut| !cuts.contains(cut));
+}
+
+/// Cuts a region off from all others for longer than anything is granted.
+async fn isolate(sim: Sim) {
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(..90_000))).await;
+    let region = fastrand::u8(..sim.regions());
+    sim.step("isolate", Place::of(region), Place::of(region), 0);
+    let others = (0..sim.regions()).filter(|other| *other != region);
+    let cuts: Vec<(u8, u8)> = others.flat_map(|other| [(region, other), (other, region)]).collect();
+    sim.net().isolated.extend(cuts.iter().copied());
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(LONG_CUT_MS))).await;
+    let mut net = sim.net();
+    net.isolated.retain(|cut| !cuts.contains(cut));
 }
 
 /// Loses, doubles and delays messages everywhere.

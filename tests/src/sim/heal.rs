@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use super::{disk::Fault, invariants::differs, node, place::Place, world::Sim};
+use registry::catalog::Command;
+
+use super::{
+    disk::Fault,
+    invariants::differs,
+    node,
+    place::{Place, region as name},
+    world::Sim,
+};
 
 /// How long agreement may take: elections, streams that are dialled anew, leases that end, a snapshot or two.
 const AGREE_MAX: Duration = Duration::from_secs(180);
@@ -17,6 +25,7 @@ pub(crate) async fn heal(sim: &Sim) {
     let mut quiet = 0;
     loop {
         mend(sim);
+        reintroduce(sim);
         // Sooner when a law is broken: then even time may stand still.
         let _ = tokio::time::timeout(LOOK_EVERY, sim.over()).await;
         if sim.violation().is_some() {
@@ -44,6 +53,7 @@ fn mend(sim: &Sim) {
         let mut net = sim.net();
         net.cut.clear();
         net.cut_regions.clear();
+        net.isolated.clear();
         (net.loss, net.twice, net.late_ms, net.hostile) = (0, 0, 0, false);
     }
     for region in 0..sim.regions() {
@@ -60,6 +70,46 @@ fn mend(sim: &Sim) {
             }
         }
     }
+}
+
+/// Two regions of which neither knows a node of the other that is left, since all were replaced while no stream stood, do not
+/// find each other by themselves: an operator joins them again, as the product's page says.
+fn reintroduce(sim: &Sim) {
+    for one in 0..sim.regions() {
+        for other in one + 1..sim.regions() {
+            if is_lost(sim, one, other) && is_lost(sim, other, one) {
+                sim.step("reintroduce", Place::of(one), Place::of(other), 0);
+                introduce(sim, one, other);
+                introduce(sim, other, one);
+            }
+        }
+    }
+}
+
+/// Whether a region knows no address of a peer at which a member of it runs.
+fn is_lost(sim: &Sim, region: u8, peer: u8) -> bool {
+    let (Some((_, running)), Some(here)) = (sim.any(region), members(sim, peer)) else {
+        return false;
+    };
+    let state = running.replica.state();
+    let known = state.peer(&name(peer)).map(|known| known.record.addresses.clone());
+    let is_left = |address: &String| here.iter().any(|place| place.address() == *address);
+    !known.unwrap_or_default().iter().any(is_left)
+}
+
+fn introduce(sim: &Sim, region: u8, peer: u8) {
+    let (Some((_, running)), Some(here)) = (sim.any(region), members(sim, peer)) else {
+        return;
+    };
+    let Some(known) = running.replica.state().peer(&name(peer)).cloned() else {
+        return;
+    };
+    let mut record = known.record.clone();
+    record.addresses = here.into_iter().map(Place::address).collect();
+    sim.spawn(async move {
+        // Whatever came of it: it is looked at again.
+        let _ = running.replica.propose(Command::PutPeer(record)).await;
+    });
 }
 
 /// The members of a region, when it has a leader.

@@ -5,6 +5,7 @@ mod agreement;
 mod chronicle;
 mod convergence;
 mod drills;
+mod findings;
 mod held;
 mod leaders;
 mod owners;
@@ -26,6 +27,7 @@ use self::{
     acknowledged::{Began, Writes},
     chronicle::Chronicle,
     drills::Drills,
+    findings::Findings,
     held::Positions,
     leaders::Leaders,
     watchers::Watchers,
@@ -47,6 +49,7 @@ pub(crate) struct Laws {
     pub(crate) held: Positions,
     pub(crate) drills: Drills,
     pub(crate) watchers: Watchers,
+    pub(crate) findings: Findings,
     leaders: Leaders,
 }
 
@@ -78,6 +81,7 @@ impl Laws {
             held: Positions::default(),
             drills: Drills::default(),
             watchers: Watchers::default(),
+            findings: Findings::default(),
             leaders: Leaders::default(),
         }
     }
@@ -121,6 +125,8 @@ impl Laws {
         let found = self.drills.published(sim, region, published);
         self.note(found);
         let found = quotas::check(sim, &self.chronicles);
+        self.note(found);
+        let found = self.findings.check(region, &published.state);
         self.note(found);
     }
 

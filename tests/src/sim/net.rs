@@ -39,6 +39,8 @@ pub(crate) struct Net {
     pub(crate) cut: BTreeSet<(Place, Place)>,
     /// One way between two regions.
     pub(crate) cut_regions: BTreeSet<(u8, u8)>,
+    /// As these, for long.
+    pub(crate) isolated: BTreeSet<(u8, u8)>,
     /// Lost messages, in percent.
     pub(crate) loss: u8,
     /// Messages that come twice, in percent.
@@ -53,7 +55,8 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn is_cut(&self, from: Place, to: Place) -> bool {
-        self.cut.contains(&(from, to)) || self.cut_regions.contains(&(from.region, to.region))
+        let regions = (from.region, to.region);
+        self.cut.contains(&(from, to)) || self.cut_regions.contains(&regions) || self.isolated.contains(&regions)
     }
 
     pub(crate) fn delay(&self, from: Place, to: Place) -> Duration {
@@ -252,6 +255,7 @@ fn carried(sim: &Sim, from: Place, to: Place, message: PeerMessage) -> PeerMessa
     if let Some(Kind::Update(update)) = &mut message.kind {
         sim.laws(|laws, _| laws.seen_on_wire(from.region, to.region, update));
         if sim.is_hostile() {
+            sim.laws(|laws, _| laws.findings.betrayed(from.region, to.region));
             hostile::spoil(from.region, to.region, update);
         }
     }

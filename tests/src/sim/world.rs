@@ -16,6 +16,7 @@ use mesh::{
 };
 use registry::{federation::Federation, raft::Replica, watch::Published};
 use tokio::{sync::Notify, time::Instant};
+use tracing::trace;
 
 use super::{
     invariants::Laws,
@@ -122,6 +123,7 @@ impl Sim {
     /// One event was delivered.
     pub(crate) fn step(&self, what: &'static str, from: Place, to: Place, number: u64) {
         let at_ms = self.now_ms();
+        trace!(target: "sim", at_ms, "{what} {from} {to} {number}");
         let steps = locked(&self.inner.trace).add(at_ms, what, from, to, number);
         if steps >= self.inner.limit.load(Ordering::Relaxed) {
             self.end();
