@@ -135,7 +135,10 @@ fn is_response(message: &[u8]) -> bool {
 fn response_to(request: &Message) -> Message {
     let mut response = Message::response(request.metadata.id, request.metadata.op_code);
     response.metadata = Metadata::response_from_request(&request.metadata);
-    response.add_queries(request.queries.iter().cloned());
+    // A request of several questions is refused (RFC 9619), and what it repeats could be larger than an answer may be.
+    if let [query] = request.queries.as_slice() {
+        response.add_query(query.clone());
+    }
     if let Some(asked) = &request.edns {
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_BYTES_MAX as u16)

@@ -24,6 +24,12 @@ pub(crate) fn read(parts: &Parts, extended: bool) -> Result<Intent, &'static str
         (None, None) => None,
     };
     let authority = parts.uri.authority().map(|authority| authority.as_str());
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Err("user name in the authority");
+    }
+    if authority.is_some_and(|authority| authority.is_empty() || authority.starts_with(':')) {
+        return Err("no host in the authority");
+    }
     if parts.method == Method::CONNECT && !extended {
         let authority = authority.ok_or("CONNECT without host:port")?;
         return match parts.uri.port_u16() {
@@ -38,7 +44,6 @@ pub(crate) fn read(parts: &Parts, extended: bool) -> Result<Intent, &'static str
         return Err("HTTP/1.1 without Host header");
     }
     match (authority, host) {
-        (Some(authority), _) if authority.contains('@') => Err("user name in the authority"),
         (Some(authority), Some(host)) if parts.version >= Version::HTTP_2 && !host.eq_ignore_ascii_case(authority) => {
             Err(":authority and Host differ")
         }
@@ -93,6 +98,9 @@ mod tests {
             (&get, "https://pay.shop/", one, &["pay.shop"]),
             (&get, "http://pay.shop/", two, &["other"]),
             (&Method::CONNECT, "pay.shop", one, &["pay.shop"]),
+            (&Method::CONNECT, "u@pay.shop:81", one, &["pay.shop"]),
+            (&Method::CONNECT, "@:18886", one, &["a"]),
+            (&Method::CONNECT, ":18886", one, &["a"]),
         ] {
             assert!(
                 intent(method.clone(), uri, version, hosts).is_err(),
