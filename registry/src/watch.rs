@@ -19,4 +19,4 @@ pub use hub::{Hub, Moment};
 pub use publish::{NoPublish, Publish, Published};
 pub use scope::Scope;
 pub use status::{SubscriberStatus, Ticket};
-pub use subscriber::{Subscriber, chunks};
+pub use subscriber::{Chunks, Subscriber, chunks};

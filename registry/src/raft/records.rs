@@ -31,7 +31,7 @@ const GATHER: Duration = Duration::from_secs(1);
 const KEYS_DUE: usize = 4 * 1024;
 /// Keys after which applying waits for the database: it frees what one batch replaces only after the whole batch, about two
 /// kilobytes a key.
-const KEYS_MAX: usize = 2 * KEYS_DUE;
+const KEYS_MAX: usize = 4 * KEYS_DUE;
 
 /// Up to where the records are the catalogue.
 #[derive(Serialize, Deserialize)]

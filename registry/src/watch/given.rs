@@ -1,10 +1,7 @@
 //! What a subscriber is given. A small change concerns many subscribers in the same way: its update is made and encoded once
 //! for all who see alike and have missed the same changes, and each of them sends the same bytes.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    vec,
-};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use mesh::model::{Held, Timestamp, Update};
@@ -12,7 +9,7 @@ use prost::Message as _;
 use proto::registry::v1 as pb;
 
 use super::{
-    Moment, chunks,
+    Chunks, Moment, chunks,
     scope::{Sight, Touch, TouchId},
 };
 
@@ -80,10 +77,8 @@ impl Given {
             });
         }
         let mut chunks = chunks(self.into_update());
-        for chunk in &mut chunks {
-            chunk.interest = interest;
-        }
-        Messages(Kind::Own(chunks.into_iter()))
+        chunks.head.interest = interest;
+        Messages(Kind::Own(Box::new(chunks)))
     }
 }
 
@@ -98,8 +93,8 @@ enum Kind {
         interest: u64,
         next: usize,
     },
-    /// Encoded one by one: a reader that is slow holds its update once, not twice.
-    Own(vec::IntoIter<pb::Update>),
+    /// Made and encoded one by one: a reader that is slow holds its update once, not twice.
+    Own(Box<Chunks>),
 }
 
 impl Iterator for Messages {
@@ -109,7 +104,7 @@ impl Iterator for Messages {
         match &mut self.0 {
             Kind::Own(chunks) => chunks.next().map(|chunk| framed(&chunk)),
             Kind::Shared { made, interest, next } => {
-                let encode = || chunks(made.update.clone()).iter().map(framed).collect();
+                let encode = || chunks(made.update.clone()).map(|chunk| framed(&chunk)).collect();
                 let message = made.wire.as_ref()?.get_or_init(encode).get(*next)?;
                 *next += 1;
                 Some(made_for(message, *interest))

@@ -4,17 +4,18 @@
 
 use std::{
     future::{Future, poll_fn},
+    iter::{Map, Peekable},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
+    vec,
 };
 
 use mesh::{
-    model::{Held, Update},
+    model::{Held, Key, Resource, Update},
     runtime::clock,
 };
-use prost::Message as _;
 use proto::registry::v1 as pb;
 use tokio::{
     sync::watch,
@@ -222,46 +223,60 @@ impl Alarm {
     }
 }
 
-/// An update as messages of a bounded size; the receiver applies all of them at the last one.
-#[must_use]
-pub fn chunks(update: Update) -> Vec<pb::Update> {
-    let mut head = pb::Update::from(update);
-    let (removed, upserts) = (std::mem::take(&mut head.removed), std::mem::take(&mut head.upserts));
-    head.more = true;
-    let mut chunks = Chunks {
-        done: Vec::new(),
-        open: head.clone(),
-        head,
-        bytes: 0,
-    };
-    for key in removed {
-        chunks.make_room(key.len());
-        chunks.open.removed.push(key);
+/// An update as messages of a bounded size, made one by one; the receiver applies all of them at the last one.
+pub fn chunks(mut update: Update) -> Chunks {
+    let (removed, upserts) = (std::mem::take(&mut update.removed), std::mem::take(&mut update.upserts));
+    let text: fn(Key) -> String = |key| key.to_string();
+    let message: fn(Resource) -> pb::Resource = Into::into;
+    Chunks {
+        head: update.into(),
+        removed: removed.into_iter().map(text).peekable(),
+        upserts: upserts.into_iter().map(message).peekable(),
+        has_ended: false,
     }
-    for resource in upserts {
-        chunks.make_room(resource.encoded_len());
-        chunks.open.upserts.push(resource);
-    }
-    chunks.open.more = false;
-    chunks.done.push(chunks.open);
-    chunks.done
 }
 
-struct Chunks {
-    head: pb::Update,
-    done: Vec<pb::Update>,
-    open: pb::Update,
-    bytes: usize,
+/// Made when it is looked at.
+type Converted<T, M> = Peekable<Map<vec::IntoIter<T>, fn(T) -> M>>;
+
+/// The messages of an update.
+#[derive(Debug)]
+pub struct Chunks {
+    /// What all have in common.
+    pub(super) head: pb::Update,
+    removed: Converted<Key, String>,
+    upserts: Converted<Resource, pb::Resource>,
+    has_ended: bool,
 }
 
 impl Chunks {
-    /// Opens another chunk when `len` more bytes do not fit.
-    fn make_room(&mut self, len: usize) {
-        let count = self.open.removed.len() + self.open.upserts.len();
-        if count > 0 && (count == CHUNK_RESOURCES_MAX || self.bytes + len > CHUNK_BYTES_MAX) {
-            self.done.push(std::mem::replace(&mut self.open, self.head.clone()));
-            self.bytes = 0;
+    /// Length of what comes next.
+    fn len_of_next(&mut self) -> Option<usize> {
+        let removed = self.removed.peek().map(String::len);
+        removed.or_else(|| self.upserts.peek().map(prost::Message::encoded_len))
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = pb::Update;
+
+    fn next(&mut self) -> Option<pb::Update> {
+        if self.has_ended {
+            return None;
         }
-        self.bytes += len;
+        let (mut chunk, mut count, mut bytes) = (self.head.clone(), 0, 0);
+        while let Some(len) = self.len_of_next() {
+            if count > 0 && (count == CHUNK_RESOURCES_MAX || bytes + len > CHUNK_BYTES_MAX) {
+                chunk.more = true;
+                return Some(chunk);
+            }
+            (count, bytes) = (count + 1, bytes + len);
+            match self.removed.next() {
+                Some(key) => chunk.removed.push(key),
+                None => chunk.upserts.extend(self.upserts.next()),
+            }
+        }
+        self.has_ended = true;
+        Some(chunk)
     }
 }

@@ -453,7 +453,7 @@ fn a_large_update_travels_in_chunks_that_add_up() {
     let mut update = Scope::Everything.snapshot(&fixture.hub.moment()).unwrap();
     update.removed = vec![Key::Region(id("sa"))];
     let count = update.upserts.len();
-    let chunks = chunks(update);
+    let chunks: Vec<_> = chunks(update).collect();
     assert_eq!(chunks.len(), 3);
     assert_eq!(chunks.iter().map(|chunk| chunk.upserts.len()).sum::<usize>(), count);
     assert_eq!(chunks.iter().map(|chunk| chunk.removed.len()).sum::<usize>(), 1);
