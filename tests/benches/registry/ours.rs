@@ -91,7 +91,7 @@ pub(crate) async fn connect(to: SocketAddr, identity: &Identity, count: usize) -
     Ok(channels)
 }
 
-/// A workload that serves one service of one port.
+/// A workload that serves one service of one port, with the labels that a rollout gives it.
 pub(crate) fn workload(id: String, service: &str) -> pb::Workload {
     let port = pb::Port {
         name: "http".to_owned(),
@@ -103,7 +103,12 @@ pub(crate) fn workload(id: String, service: &str) -> pb::Workload {
         ports: vec![port],
         headless: false,
     };
+    let labels = [
+        ("version", "v1.24.3".to_owned()),
+        ("pod", format!("{id}-7d9f8b6c5-x2x9k")),
+    ];
     pb::Workload {
+        labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         id,
         namespace: NAMESPACE.to_owned(),
         service_account: NAMESPACE.to_owned(),
@@ -130,9 +135,7 @@ impl Agent {
     pub(crate) async fn attach(channel: &Channel, workload: pb::Workload) -> anyhow::Result<Self> {
         let (out, outgoing) = mpsc::channel(1);
         let mut client = RegisterClient::new(channel.clone());
-        let mut first = workload.clone();
-        first.labels.insert("value".to_owned(), crate::load::value());
-        out.send(message(agent_message::Kind::Attach(first))).await?;
+        out.send(message(agent_message::Kind::Attach(workload.clone()))).await?;
         let mut agent = Self {
             workload,
             out,
