@@ -25,9 +25,10 @@ linear *ARGS:
     cargo run --release -p tests --bin linear -- {{ARGS}}
 
 # Fuzzes one parser of outside bytes; the targets are listed in tests/src/fuzz.rs. The fuzzer sets flags, which hide those of
-# .cargo/config.toml: so they stand here.
+# .cargo/config.toml: so they stand here. What it learns stays below target/; the corpus in the tree is small and kept by hand.
 fuzz TARGET SECONDS="60":
-    RUSTFLAGS="--cfg tokio_unstable" cargo fuzz run --fuzz-dir tests/fuzz -s none {{TARGET}} -- -max_total_time={{SECONDS}} -max_len=65536 -timeout=10
+    mkdir -p target/fuzz/{{TARGET}}
+    RUSTFLAGS="--cfg tokio_unstable" cargo fuzz run --fuzz-dir tests/fuzz -s none {{TARGET}} target/fuzz/{{TARGET}} tests/fuzz/corpus/{{TARGET}} -- -max_total_time={{SECONDS}} -max_len=65536 -timeout=10
 
 # Runs seeds of the simulation: `just sim --seeds 1000`, `just sim --minutes 5`, `just sim --seed 7`.
 sim *ARGS:
