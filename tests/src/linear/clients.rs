@@ -146,32 +146,35 @@ impl Worker {
             ..Tenant::default()
         };
         let called = shared.history.now();
+        let mut noted = Noted {
+            history: &shared.history,
+            key: &name,
+            node: node as u64 + 1,
+            operation: Some(Operation {
+                client: self.id,
+                act: Act::Write(value),
+                called,
+                returned: None,
+            }),
+        };
         let request = PutTenantRequest { tenant: Some(tenant) };
         let answer = within(client.put_tenant(request)).await;
         let returned = shared.history.now();
-        let told = match &answer {
+        match &answer {
             Ok(done) => {
                 add(&shared.counts.writes);
                 let at = done.position.as_ref().map_or(0, |position| position.revision);
                 shared.floor.fetch_max(at, Ordering::SeqCst);
-                Some(returned)
+                if let Some(operation) = &mut noted.operation {
+                    operation.returned = Some(returned);
+                }
             }
             Err(status) if says_unchanged(status) => {
                 add(&shared.counts.refused);
-                return false;
+                noted.operation = None;
             }
-            Err(_) => {
-                add(&shared.counts.unknown);
-                None
-            }
-        };
-        let operation = Operation {
-            client: self.id,
-            act: Act::Write(value),
-            called,
-            returned: told,
-        };
-        shared.history.operation(&name, node as u64 + 1, operation);
+            Err(_) => add(&shared.counts.unknown),
+        }
         answer.is_ok()
     }
 
@@ -203,6 +206,23 @@ impl Worker {
             shared.history.operation(&name, node as u64 + 1, operation);
         }
         true
+    }
+}
+
+/// A write that goes into the history, also when the run ends while it waits for its answer: it may be done all the same.
+struct Noted<'a> {
+    history: &'a History,
+    key: &'a str,
+    node: u64,
+    /// None when nothing happened.
+    operation: Option<Operation>,
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        if let Some(operation) = self.operation.take() {
+            self.history.operation(self.key, self.node, operation);
+        }
     }
 }
 
@@ -287,5 +307,33 @@ pub(super) async fn tidy(shared: Arc<Shared>) {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::history::Kind, *};
+
+    #[test]
+    fn a_write_that_waits_when_the_run_ends_may_have_been_done() {
+        let history = History::new();
+        let operation = Operation {
+            client: 1,
+            act: Act::Write(7),
+            called: 3,
+            returned: None,
+        };
+        let noted = || Noted {
+            history: &history,
+            key: "e1k0",
+            node: 2,
+            operation: Some(operation),
+        };
+        drop(noted());
+        let mut refused = noted();
+        refused.operation = None;
+        drop(refused);
+        let kept: Vec<Kind> = history.take().into_iter().map(|event| event.kind).collect();
+        assert_eq!(kept, [Kind::Operation { node: 2, operation }]);
     }
 }
