@@ -454,6 +454,7 @@ async fn large_service(region: &Region, report: &mut Report) -> anyhow::Result<(
     let through = ours::connect(relay, &identity, 1).await?.remove(0);
     let mut watch = ours::Watch::begin(&through, "big").await?;
     let mut agent = Agent::attach(&channel, ours::workload("big-7".to_owned(), "big")).await?;
+    agent.write(&crate::load::value()).await?;
     watch.next().await?;
     let before = bytes.load(Ordering::Relaxed);
     for _ in 0..CHANGES {
