@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::bound::Bound;
+use self::bound::{Bound, LEAF_ENTRIES_MIN};
 use super::{
     directory::{reserve, sync_directory},
     engine::{Each, Engine, EngineError, Space, VALUE_BYTES_MAX, Writes},
@@ -29,8 +29,6 @@ use super::{
 const SEGMENT_BYTES: usize = 16 << 20;
 /// A bound for sled's page cache; with what `bound` lets pass the process holds some times as much.
 const CACHE_BYTES: u64 = 8 << 20;
-/// A leaf is split in halves of its sixteen.
-const LEAF_ENTRIES_MIN: usize = 8;
 /// Also drives sled's collection of garbage, which is why it is not switched off although what matters is flushed.
 const FLUSH_EVERY_MS: u64 = 1000;
 /// Room taken ahead of the end of sled's file: two segments.
@@ -142,9 +140,9 @@ impl Engine for Sled {
 
     fn write(&self, space: Space, writes: Writes) -> Result<(), EngineError> {
         let mut batch = sled::Batch::default();
-        let mut records = 0;
-        for (key, value) in writes.into_changes() {
-            records += 1;
+        let changes = writes.into_changes();
+        let records = changes.len();
+        for (key, value) in changes {
             match value {
                 Some(value) if value.len() > VALUE_BYTES_MAX + 4096 => {
                     // Room for the entry's own header around commands of the maximal size.

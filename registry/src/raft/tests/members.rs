@@ -16,6 +16,14 @@ use crate::{
     watch::NoPublish,
 };
 
+/// A node that nobody ever reaches.
+fn silent() -> Node {
+    Node {
+        raft_address: "127.0.0.1:1".into(),
+        ..Node::default()
+    }
+}
+
 fn voters(replica: &Replica) -> Vec<u64> {
     let nodes = replica.nodes();
     nodes.iter().filter(|node| node.voter).map(|node| node.id.0).collect()
@@ -50,12 +58,8 @@ async fn a_learner_does_not_count_for_the_quorum() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_dies_while_it_joins_blocks_nobody() {
     let mut world = World::single().await;
-    let dead = Node {
-        raft_address: "127.0.0.1:1".into(),
-        ..Node::default()
-    };
     let (joining, begun) = (world.replica(1), clock::now());
-    let never = async { joining.add_node(NodeId(9), dead).await };
+    let never = async { joining.add_node(NodeId(9), silent()).await };
     let replica = world.replica(1);
     let others = async {
         eventually("the dead node is a learner", || {
@@ -131,13 +135,9 @@ async fn a_node_that_is_added_again_before_it_has_left_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_adds_a_node_hears_when_this_one_has_ended() {
     let mut world = World::single().await;
-    let silent = Node {
-        raft_address: "127.0.0.1:1".into(),
-        ..Node::default()
-    };
     let replica = world.replica(1);
     let adding = async {
-        let refused = replica.add_node(NodeId(9), silent).await;
+        let refused = replica.add_node(NodeId(9), silent()).await;
         (refused, clock::now())
     };
     let ending = async {

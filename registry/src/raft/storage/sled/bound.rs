@@ -6,9 +6,10 @@ use std::cell::Cell;
 
 /// Accesses that a queue of sled holds.
 const QUEUE: u32 = 64;
+/// A leaf holds at least so many entries: it is split in halves of its sixteen.
+pub(super) const LEAF_ENTRIES_MIN: usize = 8;
 /// Our own entries: at half a leaf each they lie on two pages for each of sled's 256 shards.
 const ENTRIES: u32 = 4_096;
-const ENTRIES_A_PAGE: usize = 8;
 const PAGES_A_SHARD: u32 = 2;
 /// As many pages may stay beside the bound: about 10 MB.
 const TOUCHED_MAX: usize = 2_048;
@@ -42,7 +43,7 @@ impl Bound {
             }
         }
         for _ in 0..QUEUE / PAGES_A_SHARD {
-            for entry in (0..ENTRIES).step_by(ENTRIES_A_PAGE) {
+            for entry in (0..ENTRIES).step_by(LEAF_ENTRIES_MIN) {
                 self.small.get(entry.to_be_bytes())?;
             }
         }
