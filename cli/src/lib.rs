@@ -7,6 +7,7 @@ mod connect;
 mod daemon;
 pub mod demo;
 mod failure;
+mod memory;
 mod render;
 
 use std::{
@@ -58,7 +59,7 @@ fn execute(cli: Cli) -> Outcome {
         }
         _ => tokio::runtime::Builder::new_current_thread(),
     };
-    let runtime = runtime.enable_all().build()?;
+    let runtime = memory::tended(runtime.enable_all())?;
     runtime.block_on(dispatch(cli))
 }
 
