@@ -39,7 +39,7 @@ mod wire;
 pub use channels::Channels;
 pub use node::{Node, NodeStatus, Position};
 pub use replica::{Error, Replica};
-pub use restore::{Restored, restore, restore_on};
+pub use restore::{Inspected, Restored, inspect, restore, restore_on};
 pub use seams::{Inside, Seams};
 pub use service::{Admit, Service};
 pub use settings::Settings;

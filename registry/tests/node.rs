@@ -171,7 +171,7 @@ async fn only_the_operator_changes_anything() {
             renew_drill(admin::RenewDrillRequest::default()),
             end_drill(admin::EndDrillRequest::default()),
             release_unverified(admin::ReleaseUnverifiedRequest {}),
-            save_snapshot(admin::SaveSnapshotRequest {}),
+            save_snapshot(admin::SaveSnapshotRequest::default()),
         );
     }
     region.end().await;

@@ -56,7 +56,7 @@ impl Admin {
 
     /// Everything that the catalogue holds, as `registry snapshot save` writes it.
     pub async fn snapshot(&self) -> Vec<u8> {
-        let request = pb::SaveSnapshotRequest {};
+        let request = pb::SaveSnapshotRequest::default();
         let chunks = self
             .call(|mut admin| async move { admin.save_snapshot(request).await })
             .await;

@@ -2,11 +2,12 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use proto::admin::v1::{CreateNodeTokenRequest, RemoveNodeRequest, SaveSnapshotRequest};
+use registry::raft::inspect;
 use serde::Serialize;
 
 use super::Context;
@@ -78,12 +79,16 @@ async fn init(context: &Context, path: &Path) -> Outcome {
 struct Saved {
     file: PathBuf,
     bytes: u64,
+    region: String,
+    revision: u64,
+    records: usize,
 }
 
 async fn save(context: &Context, file: &Path) -> Outcome {
     let client = context.client().await?;
+    let request = SaveSnapshotRequest { read: client.read() };
     let mut stream = client
-        .call(|mut admin| async move { admin.save_snapshot(SaveSnapshotRequest {}).await })
+        .call(|mut admin| async move { admin.save_snapshot(request).await })
         .await?;
     let folder = file
         .parent()
@@ -99,15 +104,30 @@ async fn save(context: &Context, file: &Path) -> Outcome {
         bytes += chunk.data.len() as u64;
     }
     part.as_file().sync_all()?;
+    // A node that stops in the middle ends its stream as if it were whole.
+    let inspected = inspect(io::BufReader::new(part.reopen()?)).map_err(|error| {
+        Failure::new(Exit::Failed, error)
+            .while_doing("the snapshot came without its end; nothing was saved, save again")
+    })?;
     part.persist(file).map_err(|error| {
         Failure::new(Exit::Failed, error.error).while_doing(format!("cannot write {}", file.display()))
     })?;
     let saved = Saved {
         file: file.to_owned(),
         bytes,
+        region: inspected.region.map(|region| region.to_string()).unwrap_or_default(),
+        revision: inspected.revision.0,
+        records: inspected.records,
     };
     context.printer.show(&saved, |saved| {
-        format!("saved {} bytes in {}", saved.bytes, saved.file.display())
+        format!(
+            "saved region {} at revision {}: {} records, {} bytes in {}, read back and whole",
+            saved.region,
+            saved.revision,
+            saved.records,
+            saved.bytes,
+            saved.file.display()
+        )
     })
 }
 

@@ -16,8 +16,10 @@ mod tokens;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use mesh::subscribe::Views;
 use proto::admin::v1 as pb;
+use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
@@ -88,6 +90,15 @@ impl Admin {
         Ok((committed.reply, pb::Committed { position }))
     }
 
+    /// Not older than any write acknowledged before the call, unless the caller takes what this node has.
+    async fn save_snapshot(&self, message: pb::SaveSnapshotRequest) -> Result<mpsc::Receiver<Bytes>, Error> {
+        let reading = self.read(message.read).await?;
+        if reading.state.region().is_none() {
+            return Err(Error::Empty);
+        }
+        Ok(self.parts.replica.snapshot())
+    }
+
     async fn committed(&self, command: Command) -> Result<pb::Committed, Error> {
         Ok(self.commit(command).await?.1)
     }
@@ -133,9 +144,11 @@ macro_rules! methods {
                 &self,
                 request: Request<pb::SaveSnapshotRequest>,
             ) -> Result<Response<Self::SaveSnapshotStream>, Status> {
-                self.count(request);
-                let chunks = ReceiverStream::new(self.0.parts.replica.snapshot());
-                Ok(Response::new(Box::pin(chunks.map(|data| Ok(pb::SnapshotChunk { data })))))
+                let message = self.count(request);
+                let parts = self.0.save_snapshot(message).await;
+                let parts = self.answer(parts)?.into_inner();
+                let chunks = ReceiverStream::new(parts).map(|data| Ok(pb::SnapshotChunk { data }));
+                Ok(Response::new(Box::pin(chunks)))
             }
         }
     };

@@ -10,11 +10,35 @@ use super::{
     Error, Node, Settings,
     log::mark_purged,
     owner::owner,
-    snapshot::{self, Shelf},
+    snapshot::{self, Shelf, SnapshotError},
     state_machine::{header, install},
     storage::Storage,
     type_config::{LogId, Vote, any},
 };
+
+/// What a snapshot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Whose catalogue; none when the region was never initialised.
+    pub region: Option<RegionId>,
+    /// The entry up to which it goes.
+    pub revision: Revision,
+    /// Records in it.
+    pub records: usize,
+}
+
+/// Reads all of a snapshot. Blocks.
+///
+/// # Errors
+/// When a byte of it is damaged or missing.
+pub fn inspect(mut from: impl Read) -> Result<Inspected, SnapshotError> {
+    let (header, state) = snapshot::read(&mut from)?;
+    Ok(Inspected {
+        region: state.region().cloned(),
+        revision: Revision(header.last.map_or(0, |last| last.index)),
+        records: state.records().count(),
+    })
+}
 
 /// What was restored.
 #[derive(Clone, Debug, PartialEq, Eq)]
