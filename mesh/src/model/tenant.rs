@@ -73,6 +73,19 @@ pub struct QuotaLease {
 }
 
 impl QuotaLease {
+    /// What a region has before it has heard of any: epoch 0, nothing to spend.
+    #[must_use]
+    pub fn none(tenant: TenantId, region: RegionId) -> Self {
+        Self {
+            tenant,
+            region,
+            epoch: 0,
+            rate: 0.0,
+            floor: 0.0,
+            expires_at: Timestamp(0),
+        }
+    }
+
     /// All that may be spent while it lasts.
     #[must_use]
     pub fn total(&self) -> f64 {

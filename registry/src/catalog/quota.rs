@@ -203,17 +203,10 @@ impl State {
             return None;
         }
         let holding = self.holding(&tenant.id).filter(|holding| holding.home == tenant.region);
-        let nothing = || QuotaLease {
-            tenant: tenant.id.clone(),
-            region: own.clone(),
-            epoch: 0,
-            rate: 0.0,
-            floor: 0.0,
-            expires_at: Timestamp(0),
-        };
+        let none = || QuotaLease::none(tenant.id.clone(), own.clone());
         let usage = self.demand(&tenant.id);
         Some(LeaseReport {
-            settled: holding.map_or_else(nothing, |holding| holding.settled.clone()),
+            settled: holding.map_or_else(none, |holding| holding.settled.clone()),
             usage: Usage {
                 used: rounded(usage.used),
                 refused: rounded(usage.refused),
@@ -241,8 +234,11 @@ impl State {
         let holdings = self.quotas.holdings.iter().map(|(tenant, holding)| {
             let mut holding = Holding::clone(holding);
             holding.lease.rate = 0.0;
-            holding.settled = holding.lease.clone();
             holding.is_over = true;
+            // Elsewhere proxies of the old life may still spend by what was not settled. Here nothing is granted for longer.
+            if holding.home == own || !holding.is_unsettled() {
+                holding.settled = holding.lease.clone();
+            }
             (tenant.clone(), Arc::new(holding))
         });
         self.quotas.holdings = holdings.collect();

@@ -190,9 +190,10 @@ impl Holding {
     }
 
     /// The holding after newer terms; none when they are not newer. Where they allow less, older ones may still be spent by
-    /// proxies: they are settled later.
+    /// proxies: they are settled later. So are all of them where `forgot`: a catalogue that was restored does not know by
+    /// which terms the proxies of its old life spend.
     #[must_use]
-    pub fn next(&self, lease: &QuotaLease) -> Option<Self> {
+    pub fn next(&self, lease: &QuotaLease, forgot: bool) -> Option<Self> {
         let is_renewal = lease.epoch == self.lease.epoch && lease.expires_at > self.lease.expires_at;
         if lease.epoch <= self.lease.epoch && !is_renewal {
             return None;
@@ -202,7 +203,7 @@ impl Holding {
             is_over: false,
             ..self.clone()
         };
-        let allows_no_less = lease.floor >= self.settled.floor && lease.total() >= self.settled.total();
+        let allows_no_less = !forgot && lease.floor >= self.settled.floor && lease.total() >= self.settled.total();
         if lease.epoch == self.settled.epoch || (self.settled.epoch == self.lease.epoch && allows_no_less) {
             next.settled = lease.clone();
         }

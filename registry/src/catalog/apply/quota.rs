@@ -102,12 +102,17 @@ impl Transaction<'_> {
             .state
             .holding(&lease.tenant)
             .filter(|holding| holding.home == *home);
+        let forgot = self.state.quotas_are_fenced(self.at);
         let next = match known {
-            Some(holding) => holding.next(lease),
+            Some(holding) => holding.next(lease, forgot),
             None => Some(Holding {
                 home: home.clone(),
                 lease: lease.clone(),
-                settled: lease.clone(),
+                settled: if forgot {
+                    QuotaLease::none(lease.tenant.clone(), lease.region.clone())
+                } else {
+                    lease.clone()
+                },
                 is_over: false,
             }),
         };

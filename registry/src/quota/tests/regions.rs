@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use mesh::model::{NodeId, RegionId, Resource, Timestamp, Usage};
+use mesh::{
+    model::{NodeId, RegionId, Resource, Timestamp, Usage},
+    quota::SHARE_TTL,
+};
 use proptest::prelude::*;
 
 use crate::{
@@ -31,6 +34,8 @@ struct Node {
     steward: Steward,
     /// Copies of the catalogue that a restore may go back to.
     copies: Vec<State>,
+    /// By which proxies may spend up to a step, since a node of the old life told them.
+    former: Option<(u64, State)>,
 }
 
 struct Mesh {
@@ -89,6 +94,7 @@ impl Mesh {
                 world,
                 steward: Steward::default(),
                 copies: Vec::new(),
+                former: None,
             }
         });
         let mut mesh = Self {
@@ -146,7 +152,9 @@ impl Mesh {
         let node = &mut self.nodes[at];
         let Some(copy) = node.copies.last() else { return };
         self.next_life += 1;
-        node.world.state = copy.with_incarnation(mesh::model::Incarnation(self.next_life));
+        let restored = copy.with_incarnation(mesh::model::Incarnation(self.next_life));
+        let former = std::mem::replace(&mut node.world.state, restored);
+        node.former = Some((self.step + SHARE_TTL.as_secs(), former));
         node.steward = Steward::default();
         // Streams of the old life are gone with what they carried.
         self.links.retain(|(from, to), _| *from != at && *to != at);
@@ -199,7 +207,12 @@ impl Mesh {
     }
 
     fn spendable(&self) -> Vec<f64> {
-        let by = |node: &Node| node.world.state.spendable(&id("acme"), Timestamp(node.world.at));
+        let by = |node: &Node| {
+            let (acme, at) = (id("acme"), Timestamp(node.world.at));
+            let newest = node.world.state.spendable(&acme, at);
+            let former = node.former.as_ref().filter(|(until, _)| self.step < *until);
+            former.map_or(newest, |(_, former)| newest.max(former.spendable(&acme, at)))
+        };
         self.nodes.iter().map(by).collect()
     }
 
