@@ -14,6 +14,7 @@ mod net;
 mod node;
 mod place;
 mod pulse;
+mod restore;
 mod settle;
 mod trace;
 mod watchers;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh::model::NodeId;
 
-use super::{disk::Fault, node, place::Place, world::Sim};
+use super::{disk::Fault, node, place::Place, restore, world::Sim};
 
 /// How far a clock may be off, either way.
 pub(crate) const SKEW_MAX_MS: i64 = 30_000;
@@ -16,6 +16,9 @@ const LONG_CUT_MS: std::ops::Range<u64> = 150_000..300_000;
 pub(crate) async fn run(sim: Sim) {
     if fastrand::u8(..3) == 0 {
         sim.spawn(isolate(sim.clone()));
+    }
+    if fastrand::u8(..3) == 0 {
+        sim.spawn(restore::run(sim.clone()));
     }
     loop {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(100..2_500))).await;
@@ -185,6 +188,10 @@ async fn spoil_disk(sim: Sim, place: Place) {
 
 /// Removes a node, and adds a new one in its place.
 async fn replace(sim: Sim, region: u8) {
+    // Not while the region is restored.
+    let Ok(_turn) = sim.turns(region).try_read_owned() else {
+        return;
+    };
     let mut places = sim.places(region);
     // One who removes a node while another adds it would find it a member in the end, and gone.
     places.retain(|place| sim.with_node(*place, |node| node.joining) == Some(false));
@@ -202,10 +209,15 @@ async fn replace(sim: Sim, region: u8) {
     tokio::time::sleep(Duration::from_millis(fastrand::u64(..3_000))).await;
     sim.with_node(old, |node| node.is_gone = true);
     node::kill(&sim, old, true);
+    add(&sim, region).await;
+}
+
+/// Adds a new node.
+pub(crate) async fn add(sim: &Sim, region: u8) {
     let new = Place::new(region, sim.next_number(region));
     sim.add_node(new);
     sim.with_node(new, |node| node.joining = true);
-    if !node::start(&sim, new).await {
+    if !node::start(sim, new).await {
         return;
     }
     for _ in 0..5 {

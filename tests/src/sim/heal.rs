@@ -7,7 +7,7 @@ use registry::catalog::Command;
 use super::{
     disk::Fault,
     invariants::differs,
-    node,
+    node::{self, Running},
     place::{Place, region as name},
     world::Sim,
 };
@@ -110,6 +110,13 @@ fn introduce(sim: &Sim, region: u8, peer: u8) {
         // Whatever came of it: it is looked at again.
         let _ = running.replica.propose(Command::PutPeer(record)).await;
     });
+}
+
+/// Any node of a region that runs and is a member: others that run were given up while they joined, and hear of nothing.
+pub(crate) fn any_member(sim: &Sim, region: u8) -> Option<(Place, Running)> {
+    let members = members(sim, region)?.into_iter();
+    let mut running: Vec<_> = members.filter_map(|place| Some((place, sim.running(place)?))).collect();
+    (!running.is_empty()).then(|| running.swap_remove(fastrand::usize(..running.len())))
 }
 
 /// The members of a region, when it has a leader.

@@ -15,7 +15,7 @@ mod watchers;
 
 use std::fmt::Display;
 
-use mesh::model::TenantId;
+use mesh::model::Revision;
 use proto::registry::v1 as pb;
 use registry::{
     catalog::State,
@@ -24,7 +24,7 @@ use registry::{
 };
 
 use self::{
-    acknowledged::{Began, Writes},
+    acknowledged::{Asked, Began, Writes},
     chronicle::Chronicle,
     drills::Drills,
     findings::Findings,
@@ -131,15 +131,20 @@ impl Laws {
     }
 
     /// A write was answered with success.
-    pub(crate) fn acknowledged(&mut self, region: u8, id: &TenantId, version: u32, revision: u64, done: bool) {
-        let found = self.writes.acknowledged(
-            &self.chronicles[usize::from(region)],
-            region,
-            id,
-            (version, revision),
-            done,
-        );
+    pub(crate) fn acknowledged(&mut self, asked: &Asked, revision: u64, done: bool) {
+        let chronicle = &self.chronicles[usize::from(asked.region)];
+        let found = self.writes.acknowledged(chronicle, asked, revision, done);
         self.note(found);
+    }
+
+    /// A region has lost all its nodes, and will begin again with what it had at a revision.
+    pub(crate) fn lost(&mut self, sim: &Sim, region: u8, revision: Revision) {
+        let chronicle = &mut self.chronicles[usize::from(region)];
+        let state = chronicle.up_to(revision).cloned();
+        chronicle.lost(sim.now_ms());
+        self.writes.lost(region, revision.0, state.as_deref());
+        self.held.lost(region);
+        self.leaders.lost(region);
     }
 
     /// A linearizable read was answered.

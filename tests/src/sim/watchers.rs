@@ -6,6 +6,7 @@ use mesh::model::{Held, Key, Resource, ServiceName, Update};
 use registry::watch::{Scope, Subscriber};
 
 use super::{
+    heal,
     place::{Place, region as name},
     world::Sim,
 };
@@ -62,9 +63,12 @@ async fn run(sim: Sim, region: u8, number: u8) {
     loop {
         let wait = fastrand::u64(10..1_000);
         tokio::time::sleep(Duration::from_millis(wait)).await;
-        let Some((place, running)) = sim.any(region) else {
-            continue;
+        let found = if sim.is_calm() {
+            heal::any_member(&sim, region)
+        } else {
+            sim.any(region)
         };
+        let Some((place, running)) = found else { continue };
         sim.step(
             "watch",
             Place::of(region),

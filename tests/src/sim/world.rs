@@ -15,7 +15,10 @@ use mesh::{
     runtime::{Clock, Life, clock},
 };
 use registry::{federation::Federation, raft::Replica, watch::Published};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, RwLock},
+    time::Instant,
+};
 use tracing::trace;
 
 use super::{
@@ -58,6 +61,8 @@ struct Inner {
     nodes: Mutex<BTreeMap<Place, Node>>,
     /// Whose removal was asked for.
     leaving: Mutex<BTreeSet<Place>>,
+    /// Held for writing by who restores a region, for reading by who changes its members.
+    turns: Vec<Arc<RwLock<()>>>,
     is_over: AtomicBool,
     over: Notify,
     is_calm: AtomicBool,
@@ -80,6 +85,7 @@ impl Sim {
             net: Mutex::default(),
             nodes: Mutex::default(),
             leaving: Mutex::default(),
+            turns: (0..regions).map(|_| Arc::default()).collect(),
             is_over: AtomicBool::new(false),
             over: Notify::new(),
             is_calm: AtomicBool::new(false),
@@ -321,13 +327,16 @@ impl Sim {
         Some((node.running.as_ref()?.federation.clone(), node.life.clone()))
     }
 
-    /// What the slowest clock of a region shows.
+    /// What the slowest clock of a region shows, those of nodes that are gone included: proxies may have asked them.
     pub(crate) fn slowest_clock(&self, region: u8) -> Option<Timestamp> {
         let nodes = locked(&self.inner.nodes);
-        let here = nodes
-            .iter()
-            .filter(|(place, node)| place.region == region && !node.is_gone);
+        let here = nodes.iter().filter(|(place, _)| place.region == region);
         here.map(|(_, node)| node.clock.wall()).min()
+    }
+
+    /// Whose turn it is to change a region's members.
+    pub(crate) fn turns(&self, region: u8) -> Arc<RwLock<()>> {
+        Arc::clone(&self.inner.turns[usize::from(region)])
     }
 
     pub(crate) fn asked_to_leave(&self, place: Place) {

@@ -41,20 +41,20 @@ pub(crate) async fn write(sim: Sim, region: u8, number: u8) {
             region: name(region),
         };
         sim.step("write", Place::of(region), place, version.into());
-        sim.laws(|laws, _| laws.writes.asked(region, &id, version));
+        let asked = sim.laws(|laws, _| laws.writes.asked(region, &id, version));
         let written = running.replica.propose(Command::PutTenant(tenant)).await;
         match written {
             Ok(committed) => {
                 let place = Place::of(region);
                 sim.step("written", place, place, committed.revision.0);
                 let done = committed.reply == Reply::Done;
-                sim.laws(|laws, _| laws.acknowledged(region, &id, version, committed.revision.0, done));
+                sim.laws(|laws, _| laws.acknowledged(&asked, committed.revision.0, done));
             }
             Err(propose::Error::Unknown { .. } | propose::Error::Stopped) => {
-                sim.laws(|laws, _| laws.writes.unknown(region, &id, version));
+                sim.laws(|laws, _| laws.writes.unknown(&asked));
             }
             // Nothing was changed, it says.
-            Err(_) => sim.laws(|laws, _| laws.writes.refused(region, &id, version)),
+            Err(_) => sim.laws(|laws, _| laws.writes.refused(&asked)),
         }
     }
 }

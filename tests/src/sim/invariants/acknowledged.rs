@@ -19,6 +19,16 @@ pub(crate) struct Writes {
     registers: BTreeMap<(u8, TenantId), Register>,
     /// The newest acknowledged revision of each region.
     newest: BTreeMap<u8, u64>,
+    /// How often each region was restored.
+    lives: BTreeMap<u8, u32>,
+}
+
+/// A write that was asked for.
+pub(crate) struct Asked {
+    pub(crate) region: u8,
+    life: u32,
+    id: TenantId,
+    version: u32,
 }
 
 #[derive(Clone, Default)]
@@ -57,6 +67,7 @@ impl Register {
 /// What was acknowledged when a read began.
 pub(crate) struct Began {
     region: u8,
+    life: u32,
     newest: u64,
     versions: Vec<(TenantId, u32)>,
 }
@@ -66,16 +77,35 @@ impl Writes {
         self.registers.entry((region, id.clone())).or_default()
     }
 
-    pub(crate) fn asked(&mut self, region: u8, id: &TenantId, version: u32) {
+    fn life(&self, region: u8) -> u32 {
+        self.lives.get(&region).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn asked(&mut self, region: u8, id: &TenantId, version: u32) -> Asked {
         self.register(region, id).asked = version;
+        Asked {
+            region,
+            life: self.life(region),
+            id: id.clone(),
+            version,
+        }
     }
 
-    pub(crate) fn unknown(&mut self, region: u8, id: &TenantId, version: u32) {
-        self.register(region, id).unknown.insert(version);
+    pub(crate) fn unknown(&mut self, asked: &Asked) {
+        self.register(asked.region, &asked.id).unknown.insert(asked.version);
     }
 
-    pub(crate) fn refused(&mut self, region: u8, id: &TenantId, version: u32) {
-        self.register(region, id).refused.insert(version);
+    pub(crate) fn refused(&mut self, asked: &Asked) {
+        self.register(asked.region, &asked.id).refused.insert(asked.version);
+    }
+
+    /// A region begins again with what it had at a revision: what was acknowledged later is lost, as the operator was told.
+    pub(super) fn lost(&mut self, region: u8, revision: u64, state: Option<&State>) {
+        *self.lives.entry(region).or_default() += 1;
+        self.newest.insert(region, revision);
+        for ((_, id), register) in self.registers.iter_mut().filter(|((of, _), _)| *of == region) {
+            register.acknowledged = (state.map_or(0, |state| version(state, id)), revision);
+        }
     }
 
     /// The newest revision that was acknowledged in a region.
@@ -83,14 +113,18 @@ impl Writes {
         self.newest.get(&region).copied().unwrap_or(0)
     }
 
-    pub(super) fn acknowledged(
-        &mut self,
-        chronicle: &Chronicle,
-        region: u8,
-        id: &TenantId,
-        (written, revision): (u32, u64),
-        done: bool,
-    ) -> Found {
+    pub(super) fn acknowledged(&mut self, chronicle: &Chronicle, asked: &Asked, revision: u64, done: bool) -> Found {
+        let &Asked {
+            region,
+            life,
+            ref id,
+            version: written,
+        } = asked;
+        if life != self.life(region) {
+            // Its answer came after the end of its region, which may have been saved before it or after.
+            self.unknown(asked);
+            return Ok(());
+        }
         if !done {
             return Err(broken(
                 LOST,
@@ -148,6 +182,7 @@ impl Writes {
         let here = self.registers.iter().filter(|((of, _), _)| *of == region);
         Began {
             region,
+            life: self.life(region),
             newest: self.newest(region),
             versions: here
                 .map(|((_, id), register)| (id.clone(), register.acknowledged.0))
@@ -156,6 +191,9 @@ impl Writes {
     }
 
     pub(super) fn read(&self, place: Place, began: &Began, revision: u64, state: &State) -> Found {
+        if began.life != self.life(began.region) {
+            return Ok(());
+        }
         if revision < began.newest {
             let found = format!("{place} answered with revision {revision}");
             return Err(broken(STALE, format_args!("at least revision {}", began.newest), found));

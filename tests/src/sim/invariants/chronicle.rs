@@ -15,6 +15,9 @@ const KEPT: usize = 3_000;
 #[derive(Default)]
 pub(crate) struct Chronicle {
     states: BTreeMap<u64, Arc<State>>,
+    /// Those of the life before, and when it ended.
+    former: BTreeMap<u64, Arc<State>>,
+    ended_ms: u64,
 }
 
 impl Chronicle {
@@ -40,10 +43,29 @@ impl Chronicle {
         self.states.get(&revision.0)
     }
 
-    /// The state at a position.
+    /// The state at a position, of either life.
     pub(crate) fn held(&self, held: Held) -> Option<&Arc<State>> {
-        self.at(held.revision)
-            .filter(|state| state.incarnation() == held.incarnation)
+        [&self.states, &self.former]
+            .into_iter()
+            .filter_map(|states| states.get(&held.revision.0))
+            .find(|state| state.incarnation() == held.incarnation)
+    }
+
+    /// The newest state up to a revision.
+    pub(super) fn up_to(&self, revision: Revision) -> Option<&Arc<State>> {
+        self.states.range(..=revision.0).next_back().map(|(_, state)| state)
+    }
+
+    /// The region begins again.
+    pub(super) fn lost(&mut self, now_ms: u64) {
+        self.former = std::mem::take(&mut self.states);
+        self.ended_ms = now_ms;
+    }
+
+    /// The end of the life before, and when that ended.
+    pub(super) fn former(&self) -> Option<(u64, &Arc<State>)> {
+        let (_, state) = self.former.last_key_value()?;
+        Some((self.ended_ms, state))
     }
 
     /// The newest one.

@@ -29,6 +29,9 @@ pub(crate) fn differs(sim: &Sim) -> Option<String> {
                 }
             }
             for (who, held) in laws.watchers.held.iter().filter(|(who, _)| who.0 == region) {
+                if held.incarnation != state.incarnation() {
+                    return Some(format!("watcher {who:?} is at {held:?}, of a life before"));
+                }
                 if held.revision.0 + 50 < revision {
                     return Some(format!("watcher {who:?} is at {}, not at {revision}", held.revision));
                 }
@@ -74,6 +77,9 @@ fn between(state: &State, theirs: &State) -> Option<String> {
     let Some(peer) = state.peer(other) else {
         return Some("is no peer".to_owned());
     };
+    if let Some(held) = peer.held.filter(|held| held.incarnation != theirs.incarnation()) {
+        return Some(format!("{held:?} is of a life before"));
+    }
     let held: BTreeSet<Key> = state.imported_keys(other).into_iter().collect();
     let accepted = |key: &Key| match key {
         Key::Service(service) | Key::Endpoint(service, _) => peer.record.import.accepts(service),

@@ -28,6 +28,11 @@ impl Positions {
         }
     }
 
+    /// A region begins again with what it had before.
+    pub(super) fn lost(&mut self, region: u8) {
+        self.imports.retain(|(holder, _), _| *holder != region);
+    }
+
     /// What a region holds of its peers.
     pub(super) fn committed(&mut self, region: u8, state: &State) -> Found {
         if let Some(given) = self.given.take() {

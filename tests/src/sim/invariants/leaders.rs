@@ -51,6 +51,12 @@ impl Leaders {
         self.applied(place, inside)
     }
 
+    /// A region begins again, with other nodes.
+    pub(super) fn lost(&mut self, region: u8) {
+        self.leading.retain(|place, _| place.region != region);
+        self.entries.retain(|(of, _), _| *of != region);
+    }
+
     fn is_highest(&self, place: Place, vote: (u64, u64)) -> bool {
         let here = self.leading.iter().filter(|(other, _)| other.region == place.region);
         here.into_iter().all(|(_, other)| *other <= vote)

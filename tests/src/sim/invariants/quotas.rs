@@ -1,9 +1,13 @@
 //! What all regions together may spend of a tenant's rate never exceeds it at any true time, whatever the clocks show within
 //! their skew. Stricter than `State::spendable`: a lease counts to its end by the slowest clock of the region, also when its
-//! leader has ended it before, since a proxy may have been confirmed by a node whose clock is behind.
+//! leader has ended it before, since a proxy may have been confirmed by a node whose clock is behind. What a region had
+//! before it was restored counts as long as proxies may spend by what its nodes said last.
 
-use mesh::model::{QuotaLease, Timestamp};
-use registry::quota::terms::Holding;
+use mesh::{
+    model::{QuotaLease, Timestamp},
+    quota::SHARE_TTL,
+};
+use registry::{catalog::State, quota::terms::Holding};
 
 use super::{Found, broken, chronicle::Chronicle};
 use crate::sim::{
@@ -12,6 +16,8 @@ use crate::sim::{
     world::Sim,
 };
 
+/// How long a proxy spends by what a node said last.
+const SHARE_MS: u64 = SHARE_TTL.as_millis() as u64;
 /// For sums of fractions.
 const TOLERANCE: f64 = 1e-6;
 
@@ -19,11 +25,18 @@ const TOLERANCE: f64 = 1e-6;
 pub(super) fn check(sim: &Sim, chronicles: &[Chronicle]) -> Found {
     let tenant = tenant();
     let spendable = (0..).zip(chronicles).map(|(region, chronicle)| {
-        let holding = chronicle.newest().and_then(|(_, state)| state.holding(&tenant));
         let slowest = sim.slowest_clock(region);
-        holding
-            .zip(slowest)
-            .map_or(0.0, |(holding, slowest)| most(holding, slowest))
+        let by = |state: &State| {
+            let holding = state.holding(&tenant);
+            holding
+                .zip(slowest)
+                .map_or(0.0, |(holding, slowest)| most(holding, slowest))
+        };
+        let newest = chronicle.newest().map_or(0.0, |(_, state)| by(state));
+        let former = chronicle
+            .former()
+            .filter(|(ended_ms, _)| sim.now_ms() < ended_ms + SHARE_MS);
+        former.map_or(newest, |(_, state)| newest.max(by(state)))
     });
     let spendable: Vec<f64> = spendable.collect();
     let sum: f64 = spendable.iter().sum();
