@@ -235,10 +235,11 @@ impl State {
             let mut holding = Holding::clone(holding);
             holding.lease.rate = 0.0;
             holding.is_over = true;
-            // Elsewhere proxies of the old life may still spend by what was not settled. Here nothing is granted for longer.
-            if holding.home == own || !holding.is_unsettled() {
-                holding.settled = holding.lease.clone();
-            }
+            // What was not settled is not called so: proxies of the old life may still spend more.
+            holding.settled = QuotaLease {
+                epoch: holding.settled.epoch,
+                ..holding.lease.clone()
+            };
             (tenant.clone(), Arc::new(holding))
         });
         self.quotas.holdings = holdings.collect();
