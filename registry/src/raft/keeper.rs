@@ -99,16 +99,18 @@ impl Keeper {
 
     /// Waits a moment before the end of a removed node. True = it was added again meanwhile, and goes on: it may vote already.
     async fn leave(&self) -> bool {
-        let members = || self.core.applied.load().membership.clone();
-        let known = members().log_id().map(|log_id| log_id.index);
         error!(
             node = self.core.id(),
             "this node was removed from the region; it stops. Its data directory can be deleted"
         );
-        tokio::time::sleep(FAREWELL).await;
-        let newest = members();
-        let is_newer = newest.log_id().map(|log_id| log_id.index) > known;
-        let is_back = is_newer && newest.membership().get_node(&self.core.id()).is_some();
+        // One that was removed asks for votes, and is told so again, in less than half of this. A peer that is behind may say
+        // it once too often of one that was added again.
+        tokio::time::sleep(FAREWELL / 2).await;
+        let said = self.core.peers.removed().subscribe();
+        tokio::time::sleep(FAREWELL / 2).await;
+        let is_said_again = said.has_changed().unwrap_or(true);
+        let members = self.core.applied.load().membership.clone();
+        let is_back = !is_said_again && members.membership().get_node(&self.core.id()).is_some();
         if is_back {
             info!(node = self.core.id(), "this node was added again; it goes on");
             self.core.peers.removed().send_replace(false);
