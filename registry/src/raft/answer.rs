@@ -1,7 +1,7 @@
 //! What another node asked, answered: bytes in, bytes out, whatever brought them. Admits only the region's own registry
 //! nodes; refuses what is meant for another node or another life of the region, before anything is done.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -105,6 +105,7 @@ impl Core {
 
     async fn append(&self, request: &[u8]) -> Result<Bytes, Status> {
         let append = open!(self, request, AppendEntriesRequest<TypeConfig>);
+        self.is_called.store(true, Ordering::Relaxed);
         if !append.entries.is_empty() {
             // Heartbeats still pass, so that this node goes on serving reads and no election begins.
             self.room()
@@ -122,6 +123,7 @@ impl Core {
 
     async fn install(&self, request: &[u8]) -> Result<Bytes, Status> {
         let part = open!(self, request, InstallSnapshotRequest<TypeConfig>);
+        self.is_called.store(true, Ordering::Relaxed);
         self.room()
             .map_err(|full| Status::resource_exhausted(full.to_string()))?;
         let done: Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> =

@@ -42,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) reads: queue::Sender<Reader>,
     pub(crate) leader: watch::Sender<Option<NodeId>>,
     pub(crate) fresh: Fresh,
+    /// A leader has called this node since this was last set to false.
+    pub(crate) is_called: AtomicBool,
     /// One change of the members at a time; not held while a new node catches up.
     pub(crate) change: tokio::sync::Mutex<()>,
     /// This node hands its leadership over and writes nothing more.

@@ -2,7 +2,7 @@
 //! this node was removed, instead of serving half alive.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -18,7 +18,7 @@ use super::core::Core;
 use crate::catalog::LEVEL;
 
 /// A removed node ends after this: the answer that it was removed may have to leave first, and whoever gave it up while it
-/// joined may add it again.
+/// joined may add it again. Much longer than a leader takes to call a node that it has added.
 pub(super) const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the room on the disk is looked at and the gauges are set.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -79,7 +79,7 @@ impl Keeper {
                 () = stop.ordered() => false,
                 changed = metrics.changed() => changed.is_ok() && self.follow(),
                 _ = async { removed.wait_for(|removed| *removed).await.is_ok() } => {
-                    self.leave().await
+                    self.leave(&stop).await
                 }
                 _ = look.tick() => {
                     self.look();
@@ -98,21 +98,26 @@ impl Keeper {
     }
 
     /// Waits a moment before the end of a removed node. True = it was added again meanwhile, and goes on: it may vote already.
-    async fn leave(&self) -> bool {
+    async fn leave(&self, stop: &Stop) -> bool {
         error!(
             node = self.core.id(),
             "this node was removed from the region; it stops. Its data directory can be deleted"
         );
-        // One that was removed asks for votes, and is told so again, in less than half of this. A peer that is behind may say
-        // it once too often of one that was added again.
-        tokio::time::sleep(FAREWELL / 2).await;
-        let said = self.core.peers.removed().subscribe();
-        tokio::time::sleep(FAREWELL / 2).await;
-        let is_said_again = said.has_changed().unwrap_or(true);
-        let members = self.core.applied.load().membership.clone();
-        let is_back = !is_said_again && members.membership().get_node(&self.core.id()).is_some();
+        // Leaders call their members only. What peers say is no proof: one that is behind says once more that this node was
+        // removed.
+        self.core.is_called.store(false, Ordering::Relaxed);
+        // The next term that it stands for would end the leader that adds it.
+        self.core.raft.runtime_config().elect(false);
+        tokio::select! {
+            () = stop.ordered() => return false,
+            () = tokio::time::sleep(FAREWELL) => {}
+        }
+        let members = self.core.metrics.borrow().membership_config.clone();
+        let is_back =
+            self.core.is_called.load(Ordering::Relaxed) && members.membership().get_node(&self.core.id()).is_some();
         if is_back {
             info!(node = self.core.id(), "this node was added again; it goes on");
+            self.core.raft.runtime_config().elect(true);
             self.core.peers.removed().send_replace(false);
         }
         is_back

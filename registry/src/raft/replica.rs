@@ -214,6 +214,7 @@ impl Replica {
             reads,
             leader: watch::Sender::new(None),
             fresh: Fresh::default(),
+            is_called: AtomicBool::default(),
             change: tokio::sync::Mutex::default(),
             leaving: AtomicBool::default(),
             leader_since: Mutex::new(clock::now()),

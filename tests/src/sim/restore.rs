@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use mesh::model::Revision;
-use registry::raft::{self, Restored, Settings};
+use registry::raft::{self, Settings};
 
 use super::{disk::Disk, faults, node, place::Place, world::Sim};
 
@@ -33,7 +33,13 @@ pub(crate) async fn run(sim: Sim) {
     let first = Place::new(region, sim.next_number(region));
     let disk = Disk::default();
     sim.step("restore", first, first, revision.0);
-    if let Err(error) = restore(&sim, first, &disk, &snapshot) {
+    let settings = Settings::new(first.to_string().into(), first.id());
+    if let Err(error) = raft::restore_on(
+        disk.storage(&sim, first),
+        &settings,
+        first.member(),
+        snapshot.as_slice(),
+    ) {
         return sim.fail("a saved snapshot can be restored", "it is read", &error.to_string());
     }
     sim.add_node(first);
@@ -58,11 +64,6 @@ async fn save(sim: &Sim, region: u8) -> Option<(Vec<u8>, Revision)> {
         snapshot.extend_from_slice(&part);
     }
     sim.step("save", place, Place::of(region), snapshot.len() as u64);
-    let restored = restore(sim, place, &Disk::default(), &snapshot).ok()?;
-    restored.region.is_some().then_some((snapshot, restored.revision))
-}
-
-fn restore(sim: &Sim, place: Place, disk: &Disk, snapshot: &[u8]) -> Result<Restored, raft::Error> {
-    let settings = Settings::new(place.to_string().into(), place.id());
-    raft::restore_on(disk.storage(sim, place), &settings, place.member(), snapshot)
+    let inspected = raft::inspect(snapshot.as_slice()).ok()?;
+    inspected.region.is_some().then_some((snapshot, inspected.revision))
 }
