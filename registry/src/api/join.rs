@@ -21,11 +21,9 @@ use crate::{
     app::Parts,
     authority::attest::{self, Proof},
     catalog::{Command, Grant, Reply},
-    raft::{Admit, Node},
+    raft::{Admit, Node, membership::JOIN_MAX},
 };
 
-/// How long a node that was let in may take to start.
-const START_WAIT: Duration = Duration::from_secs(180);
 const ADDRESS_BYTES_MAX: usize = 261;
 
 /// Lets nodes in.
@@ -115,7 +113,7 @@ async fn add(parts: Arc<Parts>, id: NodeId, node: Node) {
                 Err(error) => error,
             },
         };
-        if clock::now().saturating_duration_since(began) >= START_WAIT {
+        if clock::now().saturating_duration_since(began) >= JOIN_MAX {
             warn!(node = %id, address = node.raft_address, %error, "node did not come; it needs a new token and an empty data_dir");
             return;
         }

@@ -108,6 +108,18 @@ impl Grant {
         self.older.map_or(newest, |older| newest.max(older.exposure(at)))
     }
 
+    /// The grant without the rates that are over at `at`. They stay over for another leader whose clock is behind: what was
+    /// free by one clock may be granted to others by now.
+    #[must_use]
+    pub fn without_over(&self, at: Timestamp) -> Self {
+        let mut next = self.clone();
+        next.lease.rate = self.rate(at);
+        if let Some(older) = next.older.as_mut().filter(|older| !may_be_spent(older.until, at)) {
+            older.rate = 0.0;
+        }
+        next
+    }
+
     /// The grant after new terms.
     #[must_use]
     pub fn next(&self, terms: &Terms, expires_at: Timestamp, at: Timestamp) -> Self {

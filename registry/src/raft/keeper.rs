@@ -12,13 +12,14 @@ use mesh::{
     runtime::{Stop, clock},
 };
 use metrics::Gauge;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::core::Core;
+use super::{core::Core, membership::JOIN_MAX};
 use crate::catalog::LEVEL;
 
-/// A removed node ends after this: the answer that it was removed may have to leave first, and whoever gave it up while it
-/// joined may add it again. Much longer than a leader takes to call a node that it has added.
+/// A removed node ends after this: the answer that it was removed may have to leave first. Much longer than a leader takes to
+/// call a node that it has added again.
 pub(super) const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the room on the disk is looked at and the gauges are set.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -38,6 +39,8 @@ pub(crate) struct Keeper {
     log_bytes: Gauge,
     log_files: Gauge,
     was_short: bool,
+    /// When this node was told that it was removed.
+    told: Option<Instant>,
 }
 
 impl Keeper {
@@ -67,6 +70,7 @@ impl Keeper {
             log_bytes: metrics.gauge("isthmus_raft_log_bytes", "the log on disk", &[]),
             log_files: metrics.gauge("isthmus_raft_log_files", "files of the log", &[]),
             was_short: false,
+            told: None,
         }
     }
 
@@ -78,13 +82,13 @@ impl Keeper {
             let go_on = tokio::select! {
                 () = stop.ordered() => false,
                 changed = metrics.changed() => changed.is_ok() && self.follow(),
-                _ = async { removed.wait_for(|removed| *removed).await.is_ok() } => {
-                    self.leave(&stop).await
+                _ = async { removed.wait_for(|removed| *removed).await.is_ok() }, if self.told.is_none() => {
+                    self.take_leave()
                 }
                 _ = look.tick() => {
                     self.look();
                     self.keep_room().await;
-                    self.trim().await
+                    self.stays() && self.trim().await
                 }
             };
             if !go_on {
@@ -97,30 +101,62 @@ impl Keeper {
         self.core.disk.close().await;
     }
 
-    /// Waits a moment before the end of a removed node. True = it was added again meanwhile, and goes on: it may vote already.
-    async fn leave(&self, stop: &Stop) -> bool {
-        error!(
-            node = self.core.id(),
-            "this node was removed from the region; it stops. Its data directory can be deleted"
-        );
-        // Leaders call their members only. What peers say is no proof: one that is behind says once more that this node was
-        // removed.
+    /// This node was told that it was removed. It goes on for a while: it may be added again, and may vote then.
+    fn take_leave(&mut self) -> bool {
+        if self.joins() {
+            warn!(
+                node = self.core.id(),
+                "this node was given up while it joined; it waits to be added again"
+            );
+        } else {
+            error!(
+                node = self.core.id(),
+                "this node was removed from the region; it stops. Its data directory can be deleted"
+            );
+        }
         self.core.is_called.store(false, Ordering::Relaxed);
         // The next term that it stands for would end the leader that adds it.
         self.core.raft.runtime_config().elect(false);
-        tokio::select! {
-            () = stop.ordered() => return false,
-            () = tokio::time::sleep(FAREWELL) => {}
-        }
-        let members = self.core.metrics.borrow().membership_config.clone();
-        let is_back =
-            self.core.is_called.load(Ordering::Relaxed) && members.membership().get_node(&self.core.id()).is_some();
-        if is_back {
+        self.told = Some(clock::now());
+        true
+    }
+
+    /// False = this node was removed, and its time is over.
+    fn stays(&mut self) -> bool {
+        let Some(told) = self.told else { return true };
+        // Leaders call their members only. What others say proves less: one that is behind does not know yet who was added.
+        if self.core.is_called.load(Ordering::Relaxed) && self.is_member() {
             info!(node = self.core.id(), "this node was added again; it goes on");
             self.core.raft.runtime_config().elect(true);
             self.core.peers.removed().send_replace(false);
+            self.told = None;
+            return true;
         }
-        is_back
+        if !self.joins() {
+            return told.elapsed() < FAREWELL;
+        }
+        let is_over = told.elapsed() >= JOIN_MAX;
+        if is_over {
+            error!(
+                node = self.core.id(),
+                "this node was not added again; it stops. It needs a new token and an empty data directory"
+            );
+        }
+        !is_over
+    }
+
+    fn is_member(&self) -> bool {
+        let metrics = self.core.metrics.borrow();
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&self.core.id())
+            .is_some()
+    }
+
+    /// Whether this node is a member that does not vote yet, as far as it knows.
+    fn joins(&self) -> bool {
+        self.is_member() && !self.core.votes()
     }
 
     /// False = Raft has failed.

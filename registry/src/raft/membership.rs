@@ -22,6 +22,8 @@ use super::{
     propose,
 };
 
+/// For so long a node that was let in is added again when it was given up.
+pub(crate) const JOIN_MAX: Duration = Duration::from_secs(180);
 /// How long a new node may take to catch up: a large catalogue over a slow link, and longer than an operator waits gladly.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
 /// A new node that does not answer at all for so long died while it joined; it may have to start first.

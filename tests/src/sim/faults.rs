@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use mesh::model::NodeId;
+use mesh::{model::NodeId, runtime::clock};
 
 use super::{disk::Fault, node, place::Place, restore, world::Sim};
 
 /// How far a clock may be off, either way.
 pub(crate) const SKEW_MAX_MS: i64 = 30_000;
+
+/// For so long a new node is added again when it was given up; a try takes as long at most, and the node waits for both.
+const ADD_MAX: Duration = Duration::from_secs(90);
 
 /// A region that is cut off for long: leases of quotas end, and histories that a peer would resume from are forgotten.
 const LONG_CUT_MS: std::ops::Range<u64> = 150_000..300_000;
@@ -220,8 +223,9 @@ pub(crate) async fn add(sim: &Sim, region: u8) {
     if !node::start(sim, new).await {
         return;
     }
-    for _ in 0..5 {
-        let Some((_, running)) = sim.any(region) else { return };
+    let begun = clock::now();
+    while begun.elapsed() < ADD_MAX {
+        let Some((_, running)) = sim.any(region) else { break };
         sim.step("add", Place::of(region), new, 0);
         if running
             .replica
@@ -235,6 +239,8 @@ pub(crate) async fn add(sim: &Sim, region: u8) {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    // It ends when it has waited for long.
+    sim.asked_to_leave(new);
 }
 
 /// Lets peers send what they do not own.

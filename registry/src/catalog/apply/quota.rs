@@ -44,6 +44,8 @@ impl Transaction<'_> {
             return;
         }
         let (id, at) = (tenant.id.clone(), self.at);
+        let known: Vec<Grant> = self.state.grants_of(&id).map(|grant| grant.without_over(at)).collect();
+        known.into_iter().for_each(|grant| self.put_grant(grant));
         let before = self.state.exposed(&id, at);
         let mut after = before;
         let mut grants = Vec::new();

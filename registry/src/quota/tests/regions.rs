@@ -26,6 +26,7 @@ use crate::{
 const REGIONS: [&str; 3] = ["eu", "us", "ap"];
 const RATE: f64 = 1000.0;
 const STEP: Duration = Duration::from_secs(1);
+const BEGIN_MS: i64 = 10_000_000;
 /// After a link is cut, the region notices.
 const AWAY_AFTER: u64 = 3;
 
@@ -53,7 +54,8 @@ enum Act {
     Cut(usize, usize),
     Heal(usize, usize),
     Delay(usize, usize, u8),
-    NewLeader(usize),
+    /// Its clock is off by so many milliseconds.
+    NewLeader(usize, i64),
     Copy(usize),
     Restore(usize),
     Wait(u8),
@@ -67,7 +69,7 @@ fn acts() -> impl Strategy<Value = Act> {
         3 => pair.clone().prop_map(|(one, other)| Act::Cut(one, other)),
         4 => pair.clone().prop_map(|(one, other)| Act::Heal(one, other)),
         3 => (pair, 0..20_u8).prop_map(|((one, other), steps)| Act::Delay(one, other, steps)),
-        2 => at.clone().prop_map(Act::NewLeader),
+        2 => (at.clone(), -30_000..=30_000_i64).prop_map(|(at, skew_ms)| Act::NewLeader(at, skew_ms)),
         2 => at.clone().prop_map(Act::Copy),
         1 => at.prop_map(Act::Restore),
         8 => (1..90_u8).prop_map(Act::Wait),
@@ -80,7 +82,7 @@ impl Mesh {
             let mut world = World {
                 state: State::default(),
                 revision: 0,
-                at: 10_000_000 + skew_ms,
+                at: BEGIN_MS + skew_ms,
             };
             world.run(init(name, 7));
             world.run(Command::RaiseLevel(crate::catalog::LEVEL));
@@ -137,7 +139,10 @@ impl Mesh {
                     *due += u64::from(*steps);
                 }
             }
-            Act::NewLeader(at) => self.nodes[*at].steward = Steward::default(),
+            Act::NewLeader(at, skew_ms) => {
+                self.nodes[*at].steward = Steward::default();
+                self.nodes[*at].world.at = self.now_ms() + skew_ms;
+            }
             Act::Copy(at) => {
                 let copy = self.nodes[*at].world.state.clone();
                 self.nodes[*at].copies.push(copy);
@@ -146,6 +151,11 @@ impl Mesh {
             Act::Wait(steps) => (0..*steps).for_each(|_| self.step()),
         }
         self.check();
+    }
+
+    /// By a clock that is right.
+    fn now_ms(&self) -> i64 {
+        BEGIN_MS + i64::try_from(self.step * 1_000).unwrap()
     }
 
     fn restore(&mut self, at: usize) {
@@ -347,6 +357,32 @@ fn a_lease_outlives_the_greatest_difference_of_clocks() {
             );
         }
     }
+}
+
+#[test]
+fn what_was_over_by_one_leaders_clock_is_over_for_the_next() {
+    let mut mesh = Mesh::new([30_000, -30_000, -30_000]);
+    mesh.nodes[1].want(900.0);
+    mesh.run(&Act::Wait(60));
+    let links = [(0, 1), (1, 0)];
+    for (one, other) in links {
+        mesh.run(&Act::Cut(one, other));
+    }
+    // Not while the link still seems to stand: the holder's last acknowledged terms are to be the ones that end.
+    mesh.run(&Act::Wait(10));
+    mesh.nodes[0].want(2_000.0);
+    // The holder's clock shows the end now; a leader whose clock is ahead gave the rate away the moment before.
+    let mut waited = 0;
+    while mesh.spendable()[0] < 800.0 {
+        mesh.run(&Act::Wait(1));
+        waited += 1;
+        assert!(waited < 250, "{:?}", mesh.spendable());
+    }
+    mesh.run(&Act::NewLeader(0, -30_000));
+    for (one, other) in links {
+        mesh.run(&Act::Heal(one, other));
+    }
+    (0..100).for_each(|_| mesh.run(&Act::Wait(1)));
 }
 
 #[test]

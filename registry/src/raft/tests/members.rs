@@ -133,6 +133,30 @@ async fn a_node_that_is_added_again_before_it_has_left_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_given_up_while_it_joins_waits_to_be_added_again() {
+    let mut world = World::single().await;
+    world.start(2).await;
+    let (here, there) = (world.replica(1), world.replica(2));
+    here.core().raft.add_learner(2, world.node(2), true).await.unwrap();
+    there.linearize().await.expect("it reads");
+    here.remove_node(NodeId(2)).await.unwrap();
+    assert_eq!(there.linearize().await, Err(propose::Error::Removed), "it is told");
+    // By then one that voted is gone.
+    tokio::time::sleep(FAREWELL * 2).await;
+    assert_eq!(there.linearize().await, Err(propose::Error::Removed));
+    here.add_node(NodeId(2), world.node(2)).await.expect("it runs");
+    let goes_on = async {
+        while there.linearize().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), goes_on)
+        .await
+        .expect("it serves again");
+    assert!(there.votes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_adds_a_node_hears_when_this_one_has_ended() {
     let mut world = World::single().await;
     let replica = world.replica(1);
