@@ -90,24 +90,29 @@ async fn crowd(region: &Region, service: &str, count: usize) -> Daemon {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mass_loss_keeps_the_endpoints_until_an_operator_says_otherwise() {
-    const COUNT: usize = 8;
+    const COUNT: usize = 40;
+    /// The first few are believed when they lapse one by one: not yet 15 percent.
+    const LEFT_MIN: usize = COUNT - COUNT * 15 / 100;
     let world = World::registry("west", 1).await;
     let admin = world.west().admin().await;
     let crowd = crowd(world.west(), "pay", COUNT).await;
     assert_eq!(admin.endpoints("pay.shop").await.len(), COUNT);
 
     crowd.kill().await;
-    eventually("all endpoints are doubted", async || {
+    eventually("all endpoints that are left are doubted", async || {
         let doubted = admin.status().await?.unverified_endpoints;
-        if doubted == COUNT as u64 {
+        let left = admin.endpoints("pay.shop").await.len();
+        if doubted == left as u64 {
             Ok(())
         } else {
-            Err(format!("{doubted} are"))
+            Err(format!("{doubted} of {left} are"))
         }
     })
     .await;
+    let left = admin.endpoints("pay.shop").await.len();
+    assert!(left >= LEFT_MIN, "{left} of {COUNT} are left");
     holds(Duration::from_secs(2), "and none is withdrawn", async || {
-        admin.endpoints("pay.shop").await.len() == COUNT
+        admin.endpoints("pay.shop").await.len() == left
     })
     .await;
     let warnings = admin.status().await.unwrap().warnings;
